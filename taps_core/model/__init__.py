@@ -1,0 +1,1 @@
+"""Pure values: properties, endpoints, security parameters, Messages, capabilities, errors."""

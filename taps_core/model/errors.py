@@ -1,0 +1,252 @@
+"""The error tree (RFC 9622, sections 7 to 10; reasons: RFC 9623, appendix B).
+
+::
+
+    TapsError
+    ├─ PropertyError                 a name or value that cannot be (also a ValueError)
+    ├─ EstablishmentError            no Connection or Listener (also an OSError)
+    │   ├─ NoCandidates              nothing that is installed fits; nothing was sent
+    │   ├─ EstablishmentTimeout      the time given was not enough (also a TimeoutError)
+    │   └─ CloneError                no further Connection in this group
+    ├─ ConnectionError               the end of an established Connection (also the builtin's)
+    ├─ SendError                     the fate of one Send
+    │   └─ Expired                   its lifetime was over before it left
+    ├─ ReceiveError                  the fate of one Receive
+    │   └─ EndOfData                 the peer has said all it had to say (also an EOFError)
+    └─ PluginError                   a plugin that cannot be used as it is
+
+The error events of RFC 9622 *are* these exceptions: what a handler is given is
+what an ``await`` raises.
+"""
+
+from __future__ import annotations
+
+import builtins
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from taps_core.model.messages import MessageContext
+
+__all__ = [
+    "Attempt",
+    "CloneError",
+    "ConnectionError",
+    "EndOfData",
+    "EstablishmentError",
+    "EstablishmentTimeout",
+    "Expired",
+    "NoCandidates",
+    "PartialMessageWarning",
+    "PluginError",
+    "PropertyError",
+    "Reason",
+    "ReceiveError",
+    "SendError",
+    "TapsError",
+]
+
+
+class Reason(StrEnum):
+    """Why (names of RFC 9623, appendix B; the last ones are needed beyond it)."""
+
+    INVALID_CONFIGURATION = "InvalidConfiguration"
+    NO_CANDIDATES = "NoCandidates"
+    RESOLUTION_FAILED = "ResolutionFailed"
+    ESTABLISHMENT_FAILED = "EstablishmentFailed"
+    POLICY_PROHIBITED = "PolicyProhibited"
+    NOT_CLONEABLE = "NotCloneable"
+    MESSAGE_TOO_LARGE = "MessageTooLarge"
+    PROTOCOL_FAILED = "ProtocolFailed"
+    INVALID_MESSAGE_PROPERTIES = "InvalidMessageProperties"
+    DEFRAMING_FAILED = "DeframingFailed"
+    CONNECTION_ABORTED = "ConnectionAborted"
+    TIMEOUT = "Timeout"
+    LOCAL_ABORT = "LocalAbort"
+    QUEUE_FULL = "QueueFull"
+    CONNECTION_CLOSED = "ConnectionClosed"
+    EXPIRED = "Expired"
+    END_OF_DATA = "EndOfData"
+
+
+class TapsError(Exception):
+    """Root of every error raised on purpose.
+
+    Attributes:
+        reason: One of :class:`Reason`.
+        detail: A finer, plugin-defined word for the cause, or ``None``.
+    """
+
+    default_reason: Reason = Reason.PROTOCOL_FAILED
+
+    def __init__(
+        self, message: str = "", *, reason: Reason | None = None, detail: str | None = None
+    ) -> None:
+        super().__init__(message or (reason or self.default_reason).value)
+        self.reason = reason or self.default_reason
+        self.detail = detail
+
+    def __str__(self) -> str:
+        # OSError would print its errno form; the sentence is always args[0].
+        return str(self.args[0])
+
+
+class PropertyError(TapsError, ValueError):
+    """A property name that does not exist here, or a value it cannot have."""
+
+    default_reason = Reason.INVALID_CONFIGURATION
+
+
+class Attempt:
+    """One thing that was tried during establishment.
+
+    Attributes:
+        what: Protocol Stack and address, ``"LengthPrefix/TCP to 127.0.0.1:7000"``.
+        started: Seconds since establishment began.
+        ended: Seconds since establishment began, or ``None`` while it runs.
+        outcome: ``"running"``, ``"ready"``, ``"failed"`` or ``"cancelled"``.
+        error: What ended it, if it failed.
+    """
+
+    __slots__ = ("ended", "error", "outcome", "started", "what")
+
+    def __init__(self, what: str, started: float) -> None:
+        self.what = what
+        self.started = started
+        self.ended: float | None = None
+        self.outcome = "running"
+        self.error: BaseException | None = None
+
+    def __repr__(self) -> str:
+        return f"<Attempt {self}>"
+
+    def __str__(self) -> str:
+        took = "" if self.ended is None else f" after {(self.ended - self.started) * 1000:.1f} ms"
+        why = f": {self.error}" if self.error is not None else ""
+        return f"{self.what}: {self.outcome}{took}{why}"
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as values that ``json`` can write; times in seconds."""
+        return {
+            "what": self.what,
+            "started": self.started,
+            "ended": self.ended,
+            "outcome": self.outcome,
+            "error": None if self.error is None else str(self.error),
+        }
+
+
+class EstablishmentError(TapsError, OSError):
+    """No Connection (or Listener) came to be (RFC 9622, sections 7.1 to 7.3).
+
+    Attributes:
+        attempts: All attempts in the order in which they started; empty if
+            nothing was sent.
+        transient: Whether trying again later may help.
+    """
+
+    default_reason = Reason.ESTABLISHMENT_FAILED
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        reason: Reason | None = None,
+        detail: str | None = None,
+        attempts: Sequence[Attempt] = (),
+        transient: bool = False,
+    ) -> None:
+        super().__init__(message, reason=reason, detail=detail)
+        self.attempts = tuple(attempts)
+        self.transient = transient
+
+
+class NoCandidates(EstablishmentError):
+    """No installed Protocol Stack meets what was asked for. Nothing was sent.
+
+    Attributes:
+        rejected: Stack name → the sentences that say what ruled it out.
+    """
+
+    default_reason = Reason.NO_CANDIDATES
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        reason: Reason | None = None,
+        detail: str | None = None,
+        rejected: dict[str, tuple[str, ...]] | None = None,
+    ) -> None:
+        super().__init__(message, reason=reason, detail=detail)
+        self.rejected = rejected or {}
+
+
+class EstablishmentTimeout(EstablishmentError, TimeoutError):
+    """The time given to establishment was over before anything was ready."""
+
+    default_reason = Reason.TIMEOUT
+
+
+class CloneError(EstablishmentError):
+    """The group could not get a further member (RFC 9622, section 7.4)."""
+
+    default_reason = Reason.NOT_CLONEABLE
+
+
+class ConnectionError(TapsError, builtins.ConnectionError):
+    """The Connection ended otherwise than by an orderly close (RFC 9622, section 10)."""
+
+    default_reason = Reason.CONNECTION_ABORTED
+
+
+class _WithContext(TapsError):
+    """An error that belongs to one Message."""
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        reason: Reason | None = None,
+        detail: str | None = None,
+        context: MessageContext | None = None,
+    ) -> None:
+        super().__init__(message, reason=reason, detail=detail)
+        #: The MessageContext of the Message concerned, if there is one.
+        self.context = context
+
+
+class SendError(_WithContext):
+    """This Send failed; the Connection may live on (RFC 9622, section 9.2.2.3)."""
+
+
+class Expired(SendError):
+    """The Message's lifetime was over before it was sent (RFC 9622, section 9.2.2.2)."""
+
+    default_reason = Reason.EXPIRED
+
+
+class SendFailed(SendError, ConnectionError):
+    """A Send that the end of its Connection ended; also a ConnectionError."""
+
+
+class ReceiveError(_WithContext):
+    """This Receive failed (RFC 9622, section 9.3.2.3)."""
+
+
+class EndOfData(ReceiveError, EOFError):
+    """Nothing more will come: the peer sent its Final Message or closed in order."""
+
+    default_reason = Reason.END_OF_DATA
+
+
+class PluginError(TapsError):
+    """A plugin that cannot be used; ``taps-plugins list`` shows it with this sentence."""
+
+    default_reason = Reason.INVALID_CONFIGURATION
+
+
+class PartialMessageWarning(UserWarning):
+    """``receive()`` without a length on a stack that has no Message boundaries."""

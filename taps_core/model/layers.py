@@ -1,0 +1,292 @@
+"""What plugins declare: transports, security layers, framers.
+
+The objects are stateless declarations, made once. A Protocol Stack is a
+transport and an ordered list of layers above it; each layer connects through
+the :class:`Connector` below it, and so decides when the lower one starts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from taps_core.model.flow import Flow
+
+if TYPE_CHECKING:
+    from taps_core.model.capabilities import Capabilities, LayerCapabilities
+    from taps_core.model.endpoints import LocalEndpoint, RemoteEndpoint
+    from taps_core.model.framer import Codec, Framer
+    from taps_core.model.properties import Property
+    from taps_core.model.security import SecurityParameters
+
+__all__ = [
+    "API_VERSION",
+    "AVAILABLE",
+    "AcceptRequest",
+    "Availability",
+    "ConnectRequest",
+    "Connector",
+    "Door",
+    "EarlyData",
+    "FramerDefinition",
+    "ListenRequest",
+    "ListeningFlow",
+    "SecurityLayer",
+    "Transport",
+]
+
+#: Version of this interface. A plugin that states another one is refused.
+API_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Availability:
+    """Can this machine run it now?"""
+
+    available: bool = True
+    reason: str = ""
+    """If not: why, one line («the kernel has no SCTP»)."""
+    remedy: str = ""
+    """If not: what to do, one line («modprobe sctp»)."""
+    capabilities: Capabilities | LayerCapabilities | None = None
+    """The effective table where it differs from the declared one."""
+
+
+AVAILABLE = Availability()
+
+
+class EarlyData:
+    """One replay-safe Message that may travel with the handshake (RFC 9623, section 5.3).
+
+    Each leaf of a race gets its own copy. A layer either takes the whole
+    (``taken = True``: it is responsible from then on) or leaves it; what is
+    not taken is sent by the layer above once the flow is there.
+
+    Attributes:
+        data: ``bytes`` or a tuple of ``bytes``: already framed for this layer.
+        end_of_message: Always True at present.
+        taken: Set by the layer that carries it.
+    """
+
+    __slots__ = ("data", "end_of_message", "taken")
+
+    def __init__(self, data: Any) -> None:
+        self.data = data
+        self.end_of_message = True
+        self.taken = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ConnectRequest:
+    """What a layer is to reach."""
+
+    remote: RemoteEndpoint
+    """Resolved: ``ip_address`` and ``port``, or a plugin's own ``identifiers``."""
+    local: LocalEndpoint | None = None
+    """Address, port or interface to use; ``None``: the system chooses."""
+    properties: Mapping[str, Any]
+    """Every property (selection, connection, message default, ``tcp.…``) by
+    canonical name, defaults that depend on the role already resolved."""
+    security: SecurityParameters
+    server_name: str | None = None
+    """The name that the peer's certificate must carry; ``None``: its address."""
+    role: str = "initiate"
+    """``"initiate"``, ``"rendezvous"`` or ``"clone"``."""
+    deadline: float | None = None
+    """``loop.time()`` at which the whole establishment ends; enforced above."""
+    early: EarlyData | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class AcceptRequest:
+    """What a layer is to make of an inbound flow."""
+
+    properties: Mapping[str, Any]
+    security: SecurityParameters
+    admitted: Any = None
+    """What the layer's :class:`Door` returned for this remote."""
+    deadline: float | None = None
+
+
+class Door(ABC):
+    """A security layer at the door of a connectionless listener (DTLS cookies)."""
+
+    @abstractmethod
+    def admit(
+        self, datagram: bytes, remote: RemoteEndpoint, reply: Callable[[bytes], None]
+    ) -> Any | None:
+        """Judge a datagram of an unknown remote without keeping state.
+
+        Returns:
+            ``None``: no Connection (a reply may have been sent). Anything
+            else lets the transport make a flow, whose first part is this
+            datagram, and becomes ``AcceptRequest.admitted``.
+        """
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ListenRequest:
+    """Where and how to listen."""
+
+    local: LocalEndpoint
+    """Resolved. Port ``None`` or 0: the system chooses."""
+    properties: Mapping[str, Any]
+    security: SecurityParameters
+    incoming: Callable[[Flow, Any], None]
+    """Called with each inbound, unstarted flow and what the door returned
+    (``None`` without one). Must be called from the loop, never from ``listen``."""
+    door: Door | None = None
+    """Given to connectionless transports when the layer above has one."""
+
+
+class ListeningFlow(ABC):
+    """An open door: what ``Transport.listen`` returns."""
+
+    @property
+    @abstractmethod
+    def local_endpoint(self) -> LocalEndpoint:
+        """With the address and port really bound."""
+
+    def pause(self) -> None:  # noqa: B027  # a transport without a backlog has nothing to pause
+        """Take no more inbound flows for now; let the system queue or refuse them."""
+
+    def resume(self) -> None:  # noqa: B027  # likewise
+        """Take them again."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Stop; returns when the port is free. Flows handed out live on."""
+
+
+class Connector(Protocol):
+    """What a layer connects through."""
+
+    async def connect(self, request: ConnectRequest) -> Flow:
+        """An established, unstarted flow.
+
+        Cancelling it leaves nothing behind.
+
+        Raises:
+            EstablishmentError, OSError: It cannot be established.
+        """
+
+
+class _Declaration(ABC):
+    """What transports, security layers and framer definitions have in common."""
+
+    #: Lower case, unique among its kind: ``"tcp"``.
+    name: str
+    #: The interface that it was written for.
+    api_version: int = API_VERSION
+
+    @property
+    def label(self) -> str:
+        """How stacks are written: ``"TCP"`` in ``"line/TLS/TCP"``."""
+        return self.name
+
+    def availability(self) -> Availability:
+        """Can this machine run it now? Cheap, without privileges, no network traffic."""
+        return AVAILABLE
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r}>"
+
+
+class Transport(_Declaration):
+    """A transport protocol: owns sockets, reaches endpoints."""
+
+    #: Kinds of endpoint identifier that it reaches: ``"ip"`` (names, addresses
+    #: and ports), ``"multicast"`` (groups), or own kinds such as ``"_unix.path"``.
+    serves: frozenset[str] = frozenset({"ip"})
+    #: What it can do wherever it is available at all.
+    capabilities: Capabilities
+    #: Protocol-specific properties that it understands (``tcp.…``, ``_vendor.…``).
+    properties: Sequence[Property] = ()
+    #: False for protocols that need evidence that the peer speaks them
+    #: (a cached success, an SVCB record, ``protocol=``): ranked after the others.
+    deployable: bool = True
+
+    #: Whether ``connect`` does a simultaneous open for ``role="rendezvous"``.
+    rendezvous: bool = False
+
+    @property
+    def label(self) -> str:
+        """Upper case by habit."""
+        return self.name.upper()
+
+    @abstractmethod
+    async def connect(self, request: ConnectRequest) -> Flow:
+        """An established, unstarted flow to ``request.remote``.
+
+        Cancelling it leaves nothing behind.
+
+        Raises:
+            EstablishmentError, OSError: It cannot be established.
+        """
+
+    async def listen(self, request: ListenRequest) -> ListeningFlow:
+        """Open a door for inbound flows.
+
+        Raises:
+            EstablishmentError, OSError: It cannot be opened, or never can.
+        """
+        from taps_core.model.errors import EstablishmentError, Reason
+
+        raise EstablishmentError(
+            f"{self.label} cannot listen", reason=Reason.INVALID_CONFIGURATION
+        )
+
+
+class SecurityLayer(_Declaration):
+    """A security protocol over what a transport (or a layer) provides."""
+
+    #: The table of the layer: how it changes that of the stack below, what it needs.
+    capabilities: LayerCapabilities
+    #: Protocol-specific properties that it understands.
+    properties: Sequence[Property] = ()
+
+    @property
+    def label(self) -> str:
+        """Upper case by habit."""
+        return self.name.upper()
+
+    @abstractmethod
+    async def connect(self, lower: Connector, request: ConnectRequest) -> Flow:
+        """Connect ``lower``, shake hands, return the protected, unstarted flow.
+
+        A failed or cancelled handshake aborts the flow below. Nothing of the
+        application leaves before the handshake is done, early data excepted
+        that the request carries.
+
+        Raises:
+            EstablishmentError, OSError: As the layer below, or the handshake failed.
+        """
+
+    @abstractmethod
+    async def accept(self, lower: Flow, request: AcceptRequest) -> Flow:
+        """The other side: shake hands over the inbound, unstarted ``lower``."""
+
+    def door(self, properties: Mapping[str, Any], security: SecurityParameters) -> Door | None:
+        """What judges unknown remotes of a connectionless listener, if anything."""
+        return None
+
+
+class FramerDefinition(_Declaration):
+    """A framer with its parameters: frozen, named, makes a framer per Connection."""
+
+    #: Whether it finds Message boundaries.
+    boundaries: bool = True
+    #: Whether it takes and makes objects rather than bytes (then no framer can
+    #: be added after it). As that of what ``create`` makes.
+    objects: bool = False
+    #: True for a framer that belongs between transport and security
+    #: (a proxy handshake, STARTTLS).
+    below_security: bool = False
+    #: ALPN protocol names that go with it.
+    alpn: tuple[str, ...] = ()
+
+    @abstractmethod
+    def create(self) -> Codec | Framer:
+        """A new framer, for one Connection."""

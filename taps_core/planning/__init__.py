@@ -1,0 +1,1 @@
+"""Pure decisions: composing Protocol Stacks, ranking them, racing them."""

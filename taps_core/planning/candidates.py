@@ -1,0 +1,224 @@
+"""Candidates (RFC 9623, sections 4.1 and 4.2): what can be tried, in which order.
+
+A candidate is a leaf of the tree path → Protocol Stack → derived endpoint:
+one stack, one address to reach, and the local endpoint to use. One node
+branches in one way only. Names were resolved before; this part is pure.
+
+There is one path for now, the system's own choice: ``"default"``.
+"""
+
+from __future__ import annotations
+
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from taps_core.model.properties import Preference
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Mapping, Sequence
+
+    from taps_core.model.endpoints import Endpoint, LocalEndpoint, RemoteEndpoint
+    from taps_core.planning.stacks import Stack
+
+__all__ = ["DEFAULT_PATH", "MAX_LEAVES", "Leaf", "RankedStack", "build_leaves", "interleave"]
+
+DEFAULT_PATH: Final = "default"
+
+#: Leaves of one race at most (RFC 9623, section 12.2: the network decides how
+#: many addresses a name has). Each stack gets an equal share, and in it each host.
+MAX_LEAVES: Final = 64
+
+
+class RankedStack(Protocol):
+    """What the ranking says of a stack."""
+
+    @property
+    def stack(self) -> Stack:
+        """The Protocol Stack."""
+
+    @property
+    def racing_class(self) -> Hashable:
+        """Only stacks whose classes are equal race each other."""
+
+
+class Leaf:
+    """One attempt that can be made. Compares by identity.
+
+    Args:
+        stack: The Protocol Stack.
+        remote: Resolved: ``ip_address`` and ``port``, a group, or a plugin's
+            own identifiers.
+        local: Address, port or interface to use; ``None``: the system chooses.
+        path: The path's name.
+        group: Rank of its security class, 0 for the first.
+    """
+
+    __slots__ = ("group", "local", "path", "remote", "stack")
+
+    def __init__(
+        self,
+        stack: Stack,
+        remote: RemoteEndpoint,
+        local: LocalEndpoint | None = None,
+        *,
+        path: str = DEFAULT_PATH,
+        group: int = 0,
+    ) -> None:
+        self.stack = stack
+        self.remote = remote
+        self.local = local
+        self.path = path
+        self.group = group
+
+    @property
+    def family(self) -> int | None:
+        """4 or 6; ``None`` where there is no IP address."""
+        return _family(self.remote)
+
+    @property
+    def host(self) -> Hashable:
+        """Addresses of one host race as RFC 8305 says; each host is a branch of its own.
+
+        Addresses that the application gave without a name are one host: it
+        says by them where the same service is.
+        """
+        remote = self.remote
+        if remote.ip_address is None:
+            return str(remote)
+        return (remote.hostname, remote.port)
+
+    @property
+    def what(self) -> str:
+        """Stack and address, ``"length-prefix/TCP to [::1]:7000"``."""
+        return f"{self.stack.name} to {_place(self.remote)}{_from(self.local)}"
+
+    def __repr__(self) -> str:
+        return f"<Leaf {self.what}>"
+
+
+def build_leaves(
+    ranked: Sequence[RankedStack],
+    remotes: Sequence[RemoteEndpoint],
+    locals_: Sequence[LocalEndpoint] = (),
+    *,
+    properties: Mapping[str, Any],
+    path: str = DEFAULT_PATH,
+    max_leaves: int = MAX_LEAVES,
+) -> list[Leaf]:
+    """Everything that can be tried, the best first.
+
+    Args:
+        ranked: Stacks, the best first. The first stack of each racing class
+            gives the class its place; each class is failover for the one
+            before it (RFC 9621, section 3.3).
+        remotes: Resolved endpoints, in the application's and the resolver's
+            order. What has neither address nor identifier is no candidate.
+        locals_: Resolved local endpoints. If there are any, only they are
+            used, each for the remotes of its own family.
+        properties: As ``ConnectRequest.properties``. With
+            ``useTemporaryLocalAddress`` REQUIRE there is no IPv4.
+        path: The path that the names were resolved on.
+        max_leaves: Bound of the result.
+
+    Returns:
+        Leaves by class, stack, host and address; the addresses of a host
+        alternate between the families, IPv6 first (RFC 8305, section 4, with
+        First Address Family Count 1).
+    """
+    if properties.get("useTemporaryLocalAddress") is Preference.REQUIRE:
+        remotes = [remote for remote in remotes if _family(remote) != 4]
+    groups: dict[Hashable, int] = {}
+    stacks: list[list[list[Leaf]]] = []
+    for each in ranked:
+        group = groups.setdefault(each.racing_class, len(groups))
+        hosts: dict[Hashable, list[Leaf]] = {}
+        transport = each.stack.transport
+        for remote in _reachable(remotes, transport.name, transport.serves):
+            for local in _usable(locals_, remote, transport.name, transport.serves):
+                leaf = Leaf(each.stack, remote, local, path=path, group=group)
+                hosts.setdefault(leaf.host, []).append(leaf)
+        if hosts:
+            stacks.append(list(hosts.values()))
+    if len(stacks) == 1 == len(stacks[0]) == len(stacks[0][0]):
+        return stacks[0][0]  # one literal address: the usual case on a fast network
+    share = max(1, max_leaves // max(1, len(stacks)))
+    leaves: list[Leaf] = []
+    for of_stack in stacks:
+        each_host = max(1, share // len(of_stack))
+        capped = [leaf for host in of_stack for leaf in interleave(host)[:each_host]]
+        leaves += capped[:share]
+    leaves.sort(key=lambda leaf: leaf.group)
+    return leaves[:max_leaves]
+
+
+def interleave(leaves: Sequence[Leaf], *, first: int = 6) -> list[Leaf]:
+    """The same leaves, families in turn, each family's order kept.
+
+    Args:
+        leaves: Of one host.
+        first: Family of the first one: 6 or 4.
+    """
+    ones = [leaf for leaf in leaves if leaf.family == first]
+    others = [leaf for leaf in leaves if leaf.family != first]
+    return [leaf for pair in zip_longest(ones, others) for leaf in pair if leaf is not None]
+
+
+def _family(endpoint: Endpoint) -> int | None:
+    address = endpoint.ip_address
+    if address is None:
+        return None
+    return 6 if ":" in address else 4
+
+
+def _reachable(
+    remotes: Sequence[RemoteEndpoint], protocol: str, serves: frozenset[str]
+) -> list[RemoteEndpoint]:
+    """Those that this transport can reach, each once.
+
+    An endpoint for this protocol takes the place of the general one of the
+    same host: it is «an alternate port to use» (RFC 9622, section 6.1.3).
+    """
+    special = {_name(it) for it in remotes if it.protocol == protocol} - {None}
+    found = dict.fromkeys(
+        it
+        for it in remotes
+        if (it.protocol == protocol or (it.protocol is None and _name(it) not in special))
+        and (("ip" in serves and it.ip_address is not None) or it.kinds & serves - {"ip"})
+    )
+    return list(found)
+
+
+def _usable(
+    locals_: Sequence[LocalEndpoint], remote: RemoteEndpoint, protocol: str, serves: frozenset[str]
+) -> Sequence[LocalEndpoint | None]:
+    """The local endpoints that go with this remote; ``[None]`` where none was given."""
+    if not locals_:
+        return [None]
+    family = _family(remote)
+    return [
+        local
+        for local in dict.fromkeys(locals_)
+        if local.protocol in (None, protocol)
+        and (not local.kinds or local.kinds & serves)
+        and (local.ip_address is None or _family(local) == family)
+    ]
+
+
+def _name(endpoint: Endpoint) -> str | None:
+    return endpoint.hostname or endpoint.ip_address
+
+
+def _place(remote: RemoteEndpoint) -> str:
+    address = remote.ip_address
+    if address is None:
+        return str(remote)
+    if remote.interface is not None:
+        address = f"{address}%{remote.interface}"
+    if remote.port is None:
+        return address
+    return f"[{address}]:{remote.port}" if ":" in address else f"{address}:{remote.port}"
+
+
+def _from(local: LocalEndpoint | None) -> str:
+    where = None if local is None else (local.ip_address or local.interface)
+    return "" if where is None else f" from {where}"

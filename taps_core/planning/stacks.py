@@ -1,0 +1,262 @@
+"""Protocol Stacks: each transport with each security layer that fits, under the framers.
+
+A stack's capability table is the fold of its layers' tables from the bottom
+up. It keeps two of them: what the application gets, framers included, and
+what transport and security are by themselves. Framers count for the
+application, never against it: a framer that finds boundaries helps to satisfy
+Require and Prefer ``preserveMsgBoundaries``, while Prohibit and Avoid are
+matched without it. (RFC 9622, section 6.2.2, matches the transport only.)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Protocol
+
+from taps_core.model.capabilities import Capabilities, DataUnit, LayerCapabilities, Support
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from typing import TypeAlias
+
+    from taps_core.model.layers import (
+        Availability,
+        FramerDefinition,
+        SecurityLayer,
+        Transport,
+    )
+    from taps_core.model.properties import Property
+
+    Layer: TypeAlias = Transport | SecurityLayer | FramerDefinition
+
+__all__ = ["EVERYWHERE", "Installed", "Plugins", "Stack", "compose"]
+
+#: Connection and Message Properties that the Connection itself sees to,
+#: whatever the stack.
+EVERYWHERE: Final = frozenset(
+    {"connPriority", "final", "msgLifetime", "msgPriority", "safelyReplayable"}
+)
+
+
+class Plugins(Protocol):
+    """What there is to compose from; the plugin registry is one."""
+
+    @property
+    def transports(self) -> Mapping[str, Transport]:
+        """Name → declaration, available or not."""
+
+    @property
+    def security_layers(self) -> Mapping[str, SecurityLayer]:
+        """Name → declaration, available or not."""
+
+    def availability(self, declaration: Layer, /) -> Availability:
+        """Can this machine run it? Remembered, and never raises."""
+
+
+class Installed:
+    """Plugins given one by one, for explanations and tests."""
+
+    def __init__(
+        self, transports: Iterable[Transport] = (), security_layers: Iterable[SecurityLayer] = ()
+    ) -> None:
+        self.transports = {each.name: each for each in transports}
+        self.security_layers = {each.name: each for each in security_layers}
+        self._answers: dict[Layer, Availability] = {}
+
+    def availability(self, declaration: Layer) -> Availability:
+        """The declaration's own answer, asked once until :meth:`refresh`."""
+        answer = self._answers.get(declaration)
+        if answer is None:
+            answer = self._answers[declaration] = declaration.availability()
+        return answer
+
+    def refresh(self) -> None:
+        """Ask anew from now on."""
+        self._answers.clear()
+
+
+class Stack:
+    """A Protocol Stack: a transport and the layers above it. Do not change it.
+
+    Attributes:
+        transport: The transport.
+        security: The security layer, if there is one.
+        framers: In the order in which they were added; the last is on top.
+        layers: Security layer and framers from the bottom up.
+        name: Written from the application down, ``"line/TLS/TCP"``.
+        capabilities: What the application gets.
+        bare: The same without the boundaries that framers find: what
+            transport and security are by themselves.
+        preserves_boundaries: Whether what comes up has Message boundaries.
+        takes_objects: Whether the top framer takes and makes objects.
+    """
+
+    __slots__ = (
+        "_security_table",
+        "_table",
+        "bare",
+        "capabilities",
+        "framers",
+        "layers",
+        "name",
+        "preserves_boundaries",
+        "security",
+        "takes_objects",
+        "transport",
+    )
+
+    def __init__(
+        self,
+        transport: Transport,
+        table: Capabilities,
+        security: SecurityLayer | None = None,
+        security_table: LayerCapabilities | None = None,
+        framers: Sequence[FramerDefinition] = (),
+    ) -> None:
+        """Stack the layers up.
+
+        Args:
+            transport: The transport.
+            table: Its effective table.
+            security: A security layer that fits (see :func:`fits`).
+            security_table: Its effective table.
+            framers: In the order in which they were added.
+        """
+        self.transport = transport
+        self.security = security
+        self.framers = tuple(framers)
+        self._table = table
+        self._security_table = security_table
+        below, above = _divided(self.framers)
+        middle = () if security is None else (security,)
+        self.layers: tuple[SecurityLayer | FramerDefinition, ...] = (*below, *middle, *above)
+        self.name = "/".join([each.label for each in reversed(self.layers)] + [transport.label])
+        self.bare = table if security_table is None else _secured(table, security_table)
+        if not below:
+            self.capabilities = _framed(self.bare, above)
+        elif security_table is None:
+            self.capabilities = _framed(table, self.framers)
+        else:
+            self.capabilities = _framed(_secured(_framed(table, below), security_table), above)
+        self.preserves_boundaries = self.capabilities.data_unit is not DataUnit.BYTE_STREAM
+        self.takes_objects = bool(framers) and self.framers[-1].objects
+
+    def support(self, name: str) -> Support:
+        """How far the application gets a selection property."""
+        return self.capabilities.support.get(name, Support.NEVER)
+
+    def gave(self, name: str) -> str:
+        """Label of the layer that has the last word on a selection property."""
+        support = self.bare.support.get(name, Support.NEVER)
+        if name == "preserveMsgBoundaries" and self.support(name) is not support:
+            return next(framer.label for framer in reversed(self.framers) if framer.boundaries)
+        table = self._security_table
+        if self.security is not None and table is not None and name in table.changes:
+            return self.security.label
+        return self.transport.label
+
+    def has_effect(self, name: str) -> bool:
+        """Whether setting a Connection or Message Property does something here.
+
+        Args:
+            name: Canonical name.
+        """
+        if name in EVERYWHERE:
+            return True
+        support = self.capabilities.effects.get(name)
+        if support is None:
+            folded = name.lower()
+            return any(each.name.lower() == folded for each in self.definitions)
+        return support is not Support.NEVER
+
+    @property
+    def definitions(self) -> tuple[Property, ...]:
+        """The protocol-specific properties that its layers understand."""
+        own = tuple(self.transport.properties)
+        return own if self.security is None else (*own, *self.security.properties)
+
+    def serves(self, kinds: frozenset[str], protocol: str | None = None) -> bool:
+        """Whether it reaches an endpoint with these ``kinds`` and ``protocol``.
+
+        An endpoint that says nothing but an interface is reached by all.
+        """
+        transport = self.transport
+        return (not kinds or not kinds.isdisjoint(transport.serves)) and (
+            protocol is None or protocol == transport.name
+        )
+
+    def with_framers(self, framers: Sequence[FramerDefinition]) -> Stack:
+        """The same transport and security under other framers, for a clone."""
+        return Stack(self.transport, self._table, self.security, self._security_table, framers)
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __repr__(self) -> str:
+        return f"<Stack {self.name}>"
+
+
+def compose(plugins: Plugins, framers: Sequence[FramerDefinition] = ()) -> list[Stack]:
+    """All stacks that fit together, available or not; sorted by name.
+
+    A transport with security of its own gets no security layer on top.
+    """
+    framers = tuple(framers)
+    below, _ = _divided(framers)
+    stacks: list[Stack] = []
+    for transport in plugins.transports.values():
+        table = plugins.availability(transport).capabilities
+        if not isinstance(table, Capabilities):
+            table = transport.capabilities
+        stacks.append(Stack(transport, table, framers=framers))
+        if table.protection is not None:
+            continue
+        lower = _framed(table, below)
+        for layer in plugins.security_layers.values():
+            effective = plugins.availability(layer).capabilities
+            changes = effective if isinstance(effective, LayerCapabilities) else layer.capabilities
+            if _fits(lower, changes):
+                stacks.append(Stack(transport, table, layer, changes, framers))
+    stacks.sort(key=_by_name)
+    return stacks
+
+
+def _by_name(stack: Stack) -> str:
+    return stack.name
+
+
+def _divided(
+    framers: tuple[FramerDefinition, ...],
+) -> tuple[tuple[FramerDefinition, ...], tuple[FramerDefinition, ...]]:
+    """Those below security, and those above it."""
+    return (
+        tuple(framer for framer in framers if framer.below_security),
+        tuple(framer for framer in framers if not framer.below_security),
+    )
+
+
+def _fits(lower: Capabilities, layer: LayerCapabilities) -> bool:
+    return lower.data_unit in layer.over and all(
+        lower.support.get(name, Support.NEVER) is not Support.NEVER for name in layer.needs
+    )
+
+
+def _secured(lower: Capabilities, layer: LayerCapabilities) -> Capabilities:
+    return Capabilities(
+        data_unit=layer.data_unit or lower.data_unit,
+        support={**lower.support, **layer.changes},
+        effects={**lower.effects, **layer.effects},
+        connected=lower.connected,
+        may_duplicate=(lower.may_duplicate if layer.may_duplicate is None else layer.may_duplicate),
+        half_close=lower.half_close if layer.half_close is None else layer.half_close,
+        early_data=layer.early_data,
+        protection=layer.protection,
+    )
+
+
+def _framed(lower: Capabilities, framers: Iterable[FramerDefinition]) -> Capabilities:
+    """The table above the framers; ``lower`` itself if they change nothing."""
+    if lower.data_unit is not DataUnit.BYTE_STREAM:
+        return lower
+    if not any(framer.boundaries for framer in framers):
+        return lower
+    return lower.but(data_unit=DataUnit.MESSAGE, support={"preserveMsgBoundaries": Support.ALWAYS})
