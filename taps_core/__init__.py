@@ -1,0 +1,105 @@
+"""Transport Services (RFC 9621, 9622, 9623) for Python: the door for applications.
+
+Say what is needed from the network; get a Connection that speaks in Messages.
+Plugin authors import :mod:`taps_core.plugin`, tests :mod:`taps_core.testing`.
+"""
+
+from taps_core.model.endpoints import LocalEndpoint, RemoteEndpoint
+from taps_core.model.errors import (
+    Attempt,
+    CloneError,
+    ConnectionError,
+    EndOfData,
+    EstablishmentError,
+    EstablishmentTimeout,
+    Expired,
+    NoCandidates,
+    PartialMessageWarning,
+    PluginError,
+    PropertyError,
+    Reason,
+    ReceiveError,
+    SendError,
+    TapsError,
+)
+from taps_core.model.events import (
+    Closed,
+    ConnectionReceived,
+    Event,
+    PathChange,
+    Ready,
+    Received,
+    ReceivedPartial,
+    Sent,
+    SoftError,
+    Stopped,
+)
+from taps_core.model.messages import Message, MessageContext
+from taps_core.model.properties import (
+    CapacityProfile,
+    ConnectionState,
+    Direction,
+    Multipath,
+    MultipathPolicy,
+    Preference,
+    Scheduler,
+    TransportProperties,
+)
+from taps_core.model.security import Certificate, SecurityParameters
+from taps_core.runtime.connection import Connection
+from taps_core.runtime.listener import Listener
+from taps_core.runtime.preconnection import Preconnection
+from taps_core.runtime.system import System
+
+__all__ = [
+    "Attempt",
+    "CapacityProfile",
+    "Certificate",
+    "CloneError",
+    "Closed",
+    "Connection",
+    "ConnectionError",
+    "ConnectionReceived",
+    "ConnectionState",
+    "Direction",
+    "EndOfData",
+    "EstablishmentError",
+    "EstablishmentTimeout",
+    "Event",
+    "Expired",
+    "Listener",
+    "LocalEndpoint",
+    "Message",
+    "MessageContext",
+    "Multipath",
+    "MultipathPolicy",
+    "NoCandidates",
+    "PartialMessageWarning",
+    "PathChange",
+    "PluginError",
+    "Preconnection",
+    "Preference",
+    "PropertyError",
+    "Ready",
+    "Reason",
+    "ReceiveError",
+    "Received",
+    "ReceivedPartial",
+    "RemoteEndpoint",
+    "Scheduler",
+    "SecurityParameters",
+    "SendError",
+    "Sent",
+    "SoftError",
+    "Stopped",
+    "System",
+    "TapsError",
+    "TransportProperties",
+]
+
+__version__ = "0.1.0"
+
+# Tracebacks and documentation name what people import.
+for _name in __all__:
+    globals()[_name].__module__ = __name__
+del _name

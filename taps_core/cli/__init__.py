@@ -1,0 +1,275 @@
+"""The command line: what can this machine run, and why is what chosen?
+
+``taps-plugins`` and ``python -m taps_core`` are the same. Results go to
+standard output, talk to standard error; exit status 0: done, 1: failed,
+2: misuse.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import logging
+import os
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+from taps_core.model.errors import PropertyError, TapsError
+from taps_core.model.layers import API_VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from taps_core.cli.output import Output
+    from taps_core.runtime.registry import Registry
+
+__all__ = ["main"]
+
+DONE, FAILED, MISUSE = 0, 1, 2
+
+PROGRAM: Final = "taps-plugins"
+
+_DESCRIPTION: Final = """\
+What can this machine run, and what would be chosen for what an application
+asks for? Nothing is sent: plugins are asked, not used.
+"""
+
+_EPILOG: Final = """\
+examples:
+  taps-plugins list
+  taps-plugins show tcp
+  taps-plugins explain --security disabled --prefer multistreaming
+
+environment:
+  TAPS_PLUGINS=tcp,framers   load only these plugins (empty: none)
+  TAPS_PLUGINS_BLOCK=sctp    load all but these
+  TAPS_TRACE=1               log imports and hook calls, with tracebacks
+"""
+
+_LIST: Final = """\
+Everything that was found: what can be used here, and what cannot, with the
+reason and the remedy.
+"""
+
+_SHOW: Final = """\
+Everything that a transport, security layer or framer advertises. NAME may
+also be that of a plugin or of its distribution.
+"""
+
+_EXPLAIN: Final = """\
+The ranking of Protocol Stacks for what an application asks for, with the
+reason for every place and every rejection, and whose demand it was. Exit
+status 1 if there is no candidate.
+
+Names of properties are those of RFC 9622 (preserveMsgBoundaries), or
+preserve_msg_boundaries, or preserve-msg-boundaries, in any case.
+"""
+
+_EXPLAIN_EXAMPLES: Final = """\
+examples:
+  taps-plugins explain
+  taps-plugins explain --profile unreliable-datagram --security disabled
+  taps-plugins explain --require preserve-msg-boundaries --framer line
+  taps-plugins explain --set connTimeout=30 --set tcp.userTimeoutValue=30
+  taps-plugins explain --require interface=wlan0 --remote example.org:443
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: Arguments without the program's name; ``None``: those of the process.
+
+    Returns:
+        The exit status.
+    """
+    try:
+        parser = _parser()
+        arguments = parser.parse_args(argv)
+    except SystemExit as request:
+        # argparse has printed help or its complaint.
+        return DONE if request.code in (0, None) else MISUSE
+    if arguments.command is None:
+        parser.print_help(sys.stderr)
+        return MISUSE
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A character that the terminal cannot show is no reason to fail.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        with _logging():
+            status = _run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader has seen enough (`… | head`). What Python flushes on its
+        # way out must go nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except PropertyError as error:
+        return _complain(arguments.command, error, MISUSE)
+    except TapsError as error:
+        return _complain(arguments.command, error, FAILED)
+    return status
+
+
+def _complain(command: str, error: TapsError, status: int) -> int:
+    from taps_core.cli.output import Plain
+
+    Plain(sys.stderr).text(f"{PROGRAM} {command}: {error}", hang=2)
+    return status
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from taps_core.cli.output import output_for
+    from taps_core.runtime.registry import Registry
+
+    registry = Registry.from_entry_points()
+    # A plugin that prints while it is imported must not spoil --json.
+    with contextlib.redirect_stdout(sys.stderr):
+        registry.probe()
+    run: Callable[[Registry, Output, argparse.Namespace], int] = arguments.run
+    return run(registry, output_for(sys.stdout), arguments)
+
+
+@contextlib.contextmanager
+def _logging() -> Iterator[None]:
+    """The listing itself tells what fails; the log is for those who trace."""
+    logger = logging.getLogger("taps_core")
+    handler: logging.Handler = logging.NullHandler()
+    if os.environ.get("TAPS_TRACE", "") not in ("", "0"):
+        handler = logging.StreamHandler(sys.stderr)
+    propagate, logger.propagate = logger.propagate, False
+    plugins = logging.getLogger("taps_core.plugins")
+    level = plugins.level
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagate
+        plugins.setLevel(level)  # tracing has lowered it
+
+
+def _list(registry: Registry, output: Output, arguments: argparse.Namespace) -> int:
+    from taps_core.cli.listing import list_plugins
+
+    return list_plugins(
+        registry, output, kind=arguments.kind, everything=arguments.all, as_json=arguments.json
+    )
+
+
+def _show(registry: Registry, output: Output, arguments: argparse.Namespace) -> int:
+    from taps_core.cli.showing import show
+
+    return show(registry, output, arguments.name, as_json=arguments.json)
+
+
+def _explain(registry: Registry, output: Output, arguments: argparse.Namespace) -> int:
+    from taps_core.cli.explaining import explain
+
+    return explain(registry, output, arguments)
+
+
+class _Version(argparse.Action):
+    """Looks the version up only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        import importlib_metadata
+
+        try:
+            version = importlib_metadata.version("taps-core")
+        except importlib_metadata.PackageNotFoundError:
+            version = "(not installed)"
+        print(f"taps-core {version}, plugin interface {API_VERSION}")
+        parser.exit()
+
+
+def _parser() -> argparse.ArgumentParser:
+    def command(name: str, run: Any, brief: str, description: str, epilog: str = "") -> Any:
+        added = commands.add_parser(
+            name,
+            help=brief,
+            description=description,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        added.set_defaults(run=run)
+        added.add_argument("--json", action="store_true", help="for programs")
+        return added
+
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--version", action=_Version, nargs=0, help="versions of taps-core and its plugin interface"
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
+
+    listing = command("list", _list, "what is installed, and whether it can run", _LIST)
+    listing.add_argument("--kind", choices=["transport", "security", "framer"], help="only these")
+    listing.add_argument(
+        "--all", action="store_true", help="also plugins that are left out, and the hooks of each"
+    )
+
+    showing = command("show", _show, "everything that one of them advertises", _SHOW)
+    showing.add_argument("name", metavar="NAME")
+
+    explaining = command(
+        "explain", _explain, "what would be chosen, and why", _EXPLAIN, _EXPLAIN_EXAMPLES
+    )
+    _add_demands(explaining)
+    return parser
+
+
+def _add_demands(parser: argparse.ArgumentParser) -> None:
+    wants = parser.add_argument_group("properties (each can be given several times)")
+    for verb, meaning in (
+        ("require", "only stacks that have it"),
+        ("prefer", "stacks that have it first"),
+        ("avoid", "stacks that have it last"),
+        ("prohibit", "only stacks that can do without"),
+    ):
+        wants.add_argument(f"--{verb}", metavar="NAME", action="append", default=[], help=meaning)
+    wants.add_argument(
+        "--set",
+        metavar="NAME=VALUE",
+        dest="values",
+        action="append",
+        default=[],
+        help="any other property; inf for Disabled and Unlimited",
+    )
+    wants.add_argument(
+        "--profile",
+        metavar="NAME",
+        choices=["reliable-inorder-stream", "reliable-message", "unreliable-datagram"],
+        help="begin with the RFC's profile: reliable-inorder-stream, reliable-message "
+        "or unreliable-datagram",
+    )
+    rest = parser.add_argument_group("the rest of the Preconnection")
+    rest.add_argument(
+        "--security",
+        choices=["default", "opportunistic", "disabled"],
+        default="default",
+        help="default: encrypted and authenticated, or not at all",
+    )
+    rest.add_argument(
+        "--framer",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="put a framer on top of those before it",
+    )
+    rest.add_argument("--remote", metavar="HOST:PORT", action="append", default=[])
+    rest.add_argument("--local", metavar="HOST:PORT", action="append", default=[])
+    rest.add_argument(
+        "--role",
+        choices=["initiate", "listen", "rendezvous"],
+        default="initiate",
+        help="some defaults depend on it",
+    )

@@ -1,0 +1,182 @@
+"""``taps-plugins explain``: what would be chosen for these properties, and why."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from typing import TYPE_CHECKING, Any
+
+from taps_core.cli.output import Cell, Tone
+from taps_core.model.endpoints import LocalEndpoint, RemoteEndpoint
+from taps_core.model.errors import PropertyError
+from taps_core.model.properties import Preference, TransportProperties, ValueType, find_property
+from taps_core.model.security import SecurityMode, SecurityParameters
+from taps_core.planning.selection import By, Selector
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Hashable, Sequence
+
+    from taps_core.cli.output import Output, Row
+    from taps_core.planning.selection import Ranked, Selection, Why
+    from taps_core.runtime.registry import Registry
+
+__all__ = ["explain"]
+
+
+def explain(registry: Registry, output: Output, arguments: argparse.Namespace) -> int:
+    """Print the ranking and the rejections.
+
+    Args:
+        registry: What there is to choose from.
+        output: Where to.
+        arguments: As parsed: what a Preconnection would say.
+
+    Returns:
+        0, or 1 if there is no candidate.
+
+    Raises:
+        PropertyError: A name or value that cannot be.
+        PluginError: No framer of a name.
+        EstablishmentError: What is asked for contradicts itself.
+    """
+    security = _security(arguments.security)
+    selection = Selector(registry).select(
+        _properties(registry, arguments),
+        role=arguments.role,
+        security=security,
+        local=LocalEndpoint.coerce_all(arguments.local),
+        remote=RemoteEndpoint.coerce_all(arguments.remote),
+        framers=[registry.framer(name) for name in arguments.framer],
+    )
+    if arguments.json:
+        print(json.dumps(selection.as_json(), indent=2, default=_unlimited))
+    else:
+        _print(output, selection)
+        stuck = selection.rejected and not selection.ranked
+        if stuck and security.mode is SecurityMode.REQUIRED:
+            print("--security disabled shows what there is without security", file=sys.stderr)
+    return 0 if selection.ranked else 1
+
+
+def _print(output: Output, selection: Selection) -> None:
+    if selection.ranked:
+        output.heading(f"Candidates to {selection.role}, the best first")
+        rows: list[Row] = []
+        for ranked in selection.ranked:
+            reasons = [_reason(why) for why in ranked.reasons]
+            reasons += [(Cell(each, Tone.FAINT), "") for each in ranked.without_effect]
+            head = (str(ranked.place), Cell(ranked.stack.name, Tone.GOOD))
+            rows += _rows(head, reasons)
+        output.table(("", "STACK", "WHY", "WHOSE DEMAND"), rows)
+        if len(selection.ranked) > 1:
+            output.text(_order(selection.ranked), Tone.FAINT)
+    elif not selection.rejected:
+        output.text(str(selection.error()), Tone.BAD)
+    else:
+        output.text(f"There is no candidate to {selection.role}.", Tone.BAD)
+    if selection.rejected:
+        output.heading("Rejected")
+        rows = []
+        for rejected in selection.rejected:
+            reasons = [_reason(why) for why in rejected.reasons]
+            rows += _rows((Cell(rejected.stack.name, Tone.BAD),), reasons)
+        output.table(("STACK", "WHY", "WHOSE DEMAND"), rows)
+
+
+def _rows(head: tuple[Cell | str, ...], reasons: Sequence[Row]) -> list[Row]:
+    """A row for each reason; the head stands in the first."""
+    blank = ("",) * len(head)
+    return [
+        (*(blank if index else head), *reason) for index, reason in enumerate(reasons or [("", "")])
+    ]
+
+
+def _reason(why: Why) -> Row:
+    tone = Tone.STRONG if why.by is By.APPLICATION else Tone.NONE
+    return (why.sentence, Cell(why.by.value, tone))
+
+
+def _order(ranked: Sequence[Ranked]) -> str:
+    """Which places race each other; each security class is failover for the one before."""
+    classes: dict[Hashable, list[str]] = {}
+    for each in ranked:
+        classes.setdefault(each.racing_class, []).append(str(each.place))
+    first, *others = (" and ".join(places) for places in classes.values())
+    sentence = f"{first} race each other" if " " in first else f"{first} is tried first"
+    return "; ".join([sentence, *(f"{each} only if that fails" for each in others)])
+
+
+# -- from the command line to a Preconnection's values
+
+
+def _security(mode: str) -> SecurityParameters:
+    if mode == "disabled":
+        return SecurityParameters.disabled()
+    if mode == "opportunistic":
+        return SecurityParameters.opportunistic()
+    return SecurityParameters()
+
+
+def _properties(registry: Registry, arguments: argparse.Namespace) -> TransportProperties:
+    properties = TransportProperties()
+    if arguments.profile is not None:
+        getattr(properties, arguments.profile.replace("-", "_"))()
+    for assignment in arguments.values:
+        name, equals, text = assignment.partition("=")
+        if not equals:
+            raise PropertyError(f"--set {assignment}: say NAME=VALUE")
+        properties.set(name, _value(registry, name, text))
+    for preference in (
+        Preference.REQUIRE,
+        Preference.PREFER,
+        Preference.AVOID,
+        Preference.PROHIBIT,
+    ):
+        verb = preference.name.lower()
+        for given in getattr(arguments, verb):
+            name, equals, which = given.partition("=")
+            if equals:
+                # The canonical name is what the method takes as a keyword.
+                getattr(properties, verb)(**{find_property(name).name: which})
+            else:
+                getattr(properties, verb)(name)
+    return properties
+
+
+def _value(registry: Registry, name: str, text: str) -> Any:
+    """What ``text`` stands for; what it cannot be is left for the property to refuse."""
+    definitions = registry.properties.values()
+    if "." in name and not any(each.name.lower() == name.lower() for each in definitions):
+        return _guessed(text)
+    definition = find_property(name, definitions)
+    match definition.value_type:
+        case ValueType.BOOLEAN | ValueType.INTEGER | ValueType.NUMERIC:
+            return _guessed(text)
+        case ValueType.PREFERENCE_SET:
+            # "require:wlan0,avoid:cellular"
+            return [tuple(pair.strip().split(":", 1)) for pair in text.split(",")]
+        case _:
+            return text
+
+
+def _guessed(text: str) -> Any:
+    word = text.strip().lower()
+    if word in ("true", "yes", "on"):
+        return True
+    if word in ("false", "no", "off"):
+        return False
+    if word in ("inf", "disabled", "unlimited"):
+        return math.inf
+    for number in (int, float):
+        try:
+            return number(word)
+        except ValueError:
+            continue
+    return text
+
+
+def _unlimited(value: object) -> str:
+    """For ``json``: what the application gave that JSON has no word for."""
+    return str(value)

@@ -1,0 +1,155 @@
+"""The public door for plugin authors.
+
+::
+
+    from taps_core import plugin as tp
+
+    class Echo(tp.Transport):
+        name = "echo"
+        api_version = 1
+        capabilities = tp.Capabilities.messages()
+        ...
+
+    @tp.hookimpl
+    def taps_transports() -> Sequence[tp.Transport]:
+        return [Echo()]
+
+with an entry point in the group ``taps`` that names the module. What the hooks
+are and what they may do: :mod:`taps_core.runtime.hookspecs`. What a transport,
+a security layer, a framer is: the classes here.
+
+Everything in ``__all__`` is covered by :data:`API_VERSION`: it changes when a
+plugin that was right before would not be right any more.
+"""
+
+from __future__ import annotations
+
+from taps_core.model.capabilities import (
+    Capabilities,
+    DataUnit,
+    LayerCapabilities,
+    Protection,
+    Support,
+)
+from taps_core.model.endpoints import LocalEndpoint, RemoteEndpoint
+from taps_core.model.errors import (
+    ConnectionError,
+    EndOfData,
+    EstablishmentError,
+    EstablishmentTimeout,
+    Expired,
+    PluginError,
+    PropertyError,
+    Reason,
+    ReceiveError,
+    SendError,
+    TapsError,
+)
+from taps_core.model.events import Event, PathChange, SoftError
+from taps_core.model.flow import Data, Flow, LayerFlow, Part, PartTuple, Receiver, Session
+from taps_core.model.framer import (
+    Codec,
+    Framer,
+    FramerControl,
+    Parsed,
+    deframing_failed,
+    too_large,
+)
+from taps_core.model.layers import (
+    API_VERSION,
+    AVAILABLE,
+    AcceptRequest,
+    Availability,
+    Connector,
+    ConnectRequest,
+    Door,
+    EarlyData,
+    FramerDefinition,
+    ListeningFlow,
+    ListenRequest,
+    SecurityLayer,
+    Transport,
+)
+from taps_core.model.messages import MessageContext, SendRecord
+from taps_core.model.properties import (
+    DSCP,
+    CapacityProfile,
+    Direction,
+    Ecn,
+    Kind,
+    Multipath,
+    MultipathPolicy,
+    Preference,
+    Property,
+    Scheduler,
+    ValueType,
+)
+from taps_core.model.security import Certificate, SecurityMode, SecurityParameters
+from taps_core.runtime.hookspecs import hookimpl
+
+__all__ = [
+    "API_VERSION",
+    "AVAILABLE",
+    "DSCP",
+    "AcceptRequest",
+    "Availability",
+    "Capabilities",
+    "CapacityProfile",
+    "Certificate",
+    "Codec",
+    "ConnectRequest",
+    "ConnectionError",
+    "Connector",
+    "Data",
+    "DataUnit",
+    "Direction",
+    "Door",
+    "EarlyData",
+    "Ecn",
+    "EndOfData",
+    "EstablishmentError",
+    "EstablishmentTimeout",
+    "Event",
+    "Expired",
+    "Flow",
+    "Framer",
+    "FramerControl",
+    "FramerDefinition",
+    "Kind",
+    "LayerCapabilities",
+    "LayerFlow",
+    "ListenRequest",
+    "ListeningFlow",
+    "LocalEndpoint",
+    "MessageContext",
+    "Multipath",
+    "MultipathPolicy",
+    "Parsed",
+    "Part",
+    "PartTuple",
+    "PathChange",
+    "PluginError",
+    "Preference",
+    "Property",
+    "PropertyError",
+    "Protection",
+    "Reason",
+    "ReceiveError",
+    "Receiver",
+    "RemoteEndpoint",
+    "Scheduler",
+    "SecurityLayer",
+    "SecurityMode",
+    "SecurityParameters",
+    "SendError",
+    "SendRecord",
+    "Session",
+    "SoftError",
+    "Support",
+    "TapsError",
+    "Transport",
+    "ValueType",
+    "deframing_failed",
+    "hookimpl",
+    "too_large",
+]

@@ -1,0 +1,1 @@
+"""What runs: plugins, resolution, races, Connections, Listeners; on asyncio."""

@@ -1,0 +1,102 @@
+"""What a Connection or Listener is made from: a frozen copy of a Preconnection.
+
+Editing the Preconnection afterwards reaches nothing that was made before
+(RFC 9622, sections 7.1 to 7.3).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from taps_core.model.properties import PROPERTIES, Kind
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Iterable, Mapping
+
+    from taps_core.model.endpoints import LocalEndpoint, RemoteEndpoint
+    from taps_core.model.layers import FramerDefinition
+    from taps_core.model.properties import Property, Role, TransportProperties
+    from taps_core.model.security import SecurityParameters
+    from taps_core.runtime.system import LoopRuntime
+
+__all__ = ["Blueprint"]
+
+
+class Blueprint:
+    """Copies of all that a Preconnection says, for one role on one loop.
+
+    Attributes:
+        effective: Every property by canonical name, defaults of the role resolved.
+        message_defaults: Message Properties that the application set.
+    """
+
+    __slots__ = (
+        "close_timeout",
+        "effective",
+        "event_log",
+        "framers",
+        "local",
+        "loop",
+        "message_defaults",
+        "properties",
+        "remote",
+        "role",
+        "runtime",
+        "security",
+    )
+
+    def __init__(
+        self,
+        runtime: LoopRuntime,
+        *,
+        role: Role,
+        local: tuple[LocalEndpoint, ...],
+        remote: tuple[RemoteEndpoint, ...],
+        properties: TransportProperties,
+        security: SecurityParameters,
+        framers: tuple[FramerDefinition, ...],
+        effective: Mapping[str, Any],
+    ) -> None:
+        self.runtime = runtime
+        self.loop: asyncio.AbstractEventLoop = runtime.loop
+        self.close_timeout = runtime.system.close_timeout
+        self.event_log = runtime.system.event_log
+        self.role = role
+        self.local = local
+        self.remote = remote
+        self.properties = properties
+        self.security = security
+        self.framers = framers
+        self.effective = effective
+        self.message_defaults: dict[str, Any] = {
+            name: value
+            for name, value in properties.explicit.items()
+            if name in PROPERTIES and PROPERTIES[name].kind is Kind.MESSAGE
+        }
+
+    def learn(self, definitions: Iterable[Property]) -> None:
+        """Add the protocol-specific properties of the plugins there are.
+
+        Raises:
+            PropertyError: The application set one to a value that it cannot have.
+        """
+        definitions = tuple(definitions)
+        if definitions or any("." in name for name in self.properties.explicit):
+            self.effective = self.properties.effective(self.role, definitions)
+
+    def but(self, **changes: Any) -> Blueprint:
+        """A copy with attributes changed, for a clone."""
+        copy = Blueprint.__new__(Blueprint)
+        for name in self.__slots__:
+            setattr(copy, name, changes.get(name, getattr(self, name)))
+        return copy
+
+    @property
+    def group_properties(self) -> dict[str, Any]:
+        """Connection Properties that a new group begins with, ``tcp.…`` included."""
+        return {
+            name: value
+            for name, value in self.effective.items()
+            if name not in PROPERTIES or PROPERTIES[name].kind is Kind.CONNECTION
+        }

@@ -1,0 +1,362 @@
+"""The flow that drives a :class:`~taps_core.model.framer.Codec`.
+
+Down: one ``encode`` and one ``send`` per Message. Up: one ``decode`` per part
+that arrives, one ``received`` per read. Nothing is copied here except the
+beginning of a header that the segment before had cut off.
+
+Whether a frame may go on in the next part is told by the part: a byte stream
+never ends a Message, so frames run on; where the layer below ends one (a
+datagram, an SCTP Message, another framer's Message), frames end with it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from taps_core.model.errors import ConnectionError, Reason, ReceiveError, SendError
+from taps_core.model.flow import LayerFlow
+from taps_core.model.framer import HEADER_ROOM, deframing_failed, too_large
+from taps_core.runtime.framed_sends import FramedRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from taps_core.model.flow import Data, Flow, PartTuple, Receiver
+    from taps_core.model.framer import Codec
+    from taps_core.model.messages import MessageContext, SendRecord
+
+__all__ = ["CodecFlow"]
+
+
+class _Outgoing:
+    """A Message that is being sent in parts.
+
+    ``head`` is set while it waits for the first part; ``left`` is how many
+    bytes may (``exact``: must) still come. ``collected`` is a list where the
+    codec wants the Message whole. ``refused`` is what was wrong with it: then
+    its other parts are refused with the same words.
+    """
+
+    __slots__ = (
+        "collected",
+        "exact",
+        "head",
+        "left",
+        "limit",
+        "lower_length",
+        "refused",
+        "started",
+    )
+
+    def __init__(self, length: int | None, limit: int) -> None:
+        self.exact = length is not None
+        self.limit = limit if length is None else length
+        self.left = self.limit
+        self.head = b""
+        self.started = False
+        self.collected: list[bytes] | None = None
+        self.lower_length: int | None = None
+        self.refused: SendError | None = None
+
+
+class CodecFlow(LayerFlow):
+    """Messages above, frames below.
+
+    A frame that cannot be parsed, or that is cut off, is a ReceiveError with
+    DEFRAMING_FAILED. On a datagram stack it costs that datagram; elsewhere it
+    ends the receive side, and what still comes is discarded. What was found
+    before it is delivered.
+
+    Messages sent in parts go out as they come where the codec can frame them
+    so; otherwise they are collected. A part that does not fit the declared
+    length is refused. Where that leaves a Message which has begun to leave
+    without an end, the peer would take what follows for its rest: the
+    Connection is aborted, and ``closed`` comes up with a ConnectionError.
+    """
+
+    def __init__(self, lower: Flow, codec: Codec, *, datagrams: bool) -> None:
+        """Put ``codec`` over ``lower``.
+
+        Args:
+            lower: An established, unstarted flow.
+            codec: A fresh one, for this flow alone.
+            datagrams: Whether the unit of the stack below is the datagram.
+        """
+        super().__init__(lower)
+        # Streams of the association below are not framed: who opens one
+        # chooses its framers (RFC 9622, section 7.4).
+        self.session = lower.session
+        self._codec = codec
+        self._datagrams = datagrams
+        self._encode = codec.encode
+        self._decode = codec.decode
+        self._down = lower.send
+        # Once per turn and Message: nothing to do here.
+        self.flush = lower.flush  # type: ignore[method-assign]  # same signature, one call less
+        self._outgoing: _Outgoing | None = None
+        self._rest = b""
+        # The context of the Message that decode stands in.
+        self._open_context: MessageContext | None = None
+        # A datagram is lost, and its other parts with it.
+        self._skipping = False
+        # Nothing is received any more: a fatal error, or close or abort from above.
+        self._deaf = False
+        self._error: ConnectionError | None = None
+
+    def start(self, receiver: Receiver) -> None:
+        """Remember the receiver and start the flow below."""
+        self._up = receiver.received
+        super().start(receiver)
+
+    # -- down
+
+    def send(self, data: Data, record: SendRecord | None, end_of_message: bool, /) -> bool | None:
+        """Frame a Message, or a part of one, and pass it down."""
+        if end_of_message and self._outgoing is None and (record is None or record.length is None):
+            return self._down(self._encode(data, record), record, True)
+        return self._send_part(data, record, end_of_message)
+
+    def _send_part(self, data: Data, record: SendRecord | None, end: bool) -> bool | None:
+        message = self._outgoing
+        if message is None:
+            message = self._outgoing = _Outgoing(
+                None if record is None else record.length, self._codec.max_length
+            )
+            if not end:
+                self._open(message, record)
+            else:
+                # Whole, yet with a length to hold it to.
+                message.collected = []
+        try:
+            size = self._admit(message, data, end)
+            if message.collected is None:
+                accepted = self._pass_part(message, data, record, end)
+            else:
+                accepted = self._collect(message.collected, data, record, end)
+        except SendError as error:
+            self._refuse(message, error, end)
+            raise
+        message.left -= size
+        if end:
+            self._outgoing = None
+        return accepted
+
+    def _open(self, message: _Outgoing, record: SendRecord | None) -> None:
+        codec = self._codec
+        length = message.limit if message.exact else None
+        head = None
+        try:
+            if codec.streams:
+                head = codec.begin(length, record)
+            if head is None and message.exact and message.limit > codec.max_length:
+                raise too_large("Message", message.limit, codec.max_length)
+        except SendError as error:
+            message.refused = error
+        if head is None:
+            message.collected = []
+            return
+        message.head = head
+        if length is not None:
+            message.lower_length = len(head) + length + codec.trailer
+
+    def _admit(self, message: _Outgoing, data: Data, end: bool) -> int:
+        """The size of a part that fits its Message; otherwise SendError."""
+        if message.refused is not None:
+            raise SendError(str(message.refused), reason=message.refused.reason)
+        if isinstance(data, bytes):
+            size = len(data)
+        elif isinstance(data, tuple):
+            size = sum(map(len, data))
+        else:
+            raise SendError(
+                f"{type(data).__name__}: only bytes can be sent in parts",
+                reason=Reason.INVALID_MESSAGE_PROPERTIES,
+            )
+        if size > message.left and not message.exact:
+            raise too_large("Message", message.limit - message.left + size, message.limit)
+        if size > message.left or (end and message.exact and size < message.left):
+            raise SendError(
+                f"{message.limit - message.left + size} bytes of a Message"
+                f" declared as {message.limit}",
+                reason=Reason.INVALID_MESSAGE_PROPERTIES,
+            )
+        return size
+
+    def _pass_part(
+        self, message: _Outgoing, data: Data, record: SendRecord | None, end: bool
+    ) -> bool | None:
+        tail = self._codec.finish() if end else b""
+        if message.head or tail:
+            buffers = data if isinstance(data, tuple) else (data,)
+            data = tuple(part for part in (message.head, *buffers, tail) if part)
+        if record is not None and record.length is not None:
+            record = FramedRecord(record, self, message.lower_length)
+        accepted = self._down(data, record, end)
+        message.head = b""
+        message.started = True
+        return accepted
+
+    def _collect(
+        self, collected: list[bytes], data: Data, record: SendRecord | None, end: bool
+    ) -> bool | None:
+        collected.extend(part for part in (data if isinstance(data, tuple) else (data,)) if part)
+        if not end:
+            return None
+        frame = self._encode(tuple(collected), record)
+        if record is not None and record.length is not None:
+            record = FramedRecord(record, self, None)
+        return self._down(frame, record, True)
+
+    def _refuse(self, message: _Outgoing, error: SendError, end: bool) -> None:
+        """A part was not taken: what becomes of its Message?"""
+        if message.started:
+            # Earlier parts are on their way. Others may fit, but not after the last.
+            if end:
+                self._give_up(f"a Message cannot be completed: {error}")
+        elif end:
+            self._outgoing = None
+        else:
+            message.refused = error
+            message.collected = []
+
+    def _give_up(self, sentence: str) -> None:
+        self._error = ConnectionError(sentence, reason=Reason.LOCAL_ABORT)
+        self.abort()
+
+    def close(self) -> None:
+        """Close the flow below; nothing is received any more."""
+        self._deaf = True
+        self._rest = b""
+        self.lower.close()
+
+    def abort(self) -> None:
+        """Abort the flow below; nothing is received any more."""
+        self._deaf = True
+        self._rest = b""
+        self.lower.abort()
+
+    # -- up
+
+    def received(self, parts: Sequence[PartTuple]) -> None:
+        """Decode what arrived and pass up what was found."""
+        if self._deaf:
+            return
+        out: list[PartTuple] = []
+        for data, context, end_of_message in parts:
+            if self._skipping:
+                self._skipping = not end_of_message
+                continue
+            rest = self._rest
+            if rest:
+                data = rest + data
+            try:
+                if context is None and self._open_context is None:
+                    consumed = self._decode(data, out)
+                else:
+                    consumed = self._decode_with(data, out, context)
+                if consumed != len(data):
+                    self._keep(data, consumed, end_of_message)
+                elif rest:
+                    self._rest = b""
+                if end_of_message and self._codec.incomplete:
+                    raise _cut_off()
+            except ReceiveError as error:
+                if not self._survive(out, error, context, end_of_message):
+                    return
+                out = []
+        if out:
+            self._up(out)
+
+    def _keep(self, data: bytes, consumed: int, end_of_message: bool) -> None:
+        if end_of_message:
+            raise _cut_off()
+        self._rest = data[consumed:]
+        if len(self._rest) > self._codec.max_length + HEADER_ROOM:
+            raise deframing_failed(f"{len(self._rest)} bytes are not yet a frame")
+
+    def _decode_with(
+        self, data: bytes, out: list[PartTuple], context: MessageContext | None
+    ) -> int:
+        """Decode, and let what is found inherit the context of what it was found in.
+
+        A Message in several parts keeps the context that it began with: its
+        parts must carry one and the same.
+        """
+        inherited = self._open_context if self._codec.incomplete else context
+        found = len(out)
+        try:
+            return self._decode(data, out)
+        finally:
+            for index in range(found, len(out)):
+                payload, own, end = out[index]
+                if inherited is not None:
+                    if own is None:
+                        out[index] = (payload, inherited, end)
+                    else:
+                        own.inherit(inherited)
+                if end:
+                    inherited = context
+            self._open_context = inherited if self._codec.incomplete else None
+
+    def _survive(
+        self,
+        found: list[PartTuple],
+        error: ReceiveError,
+        context: MessageContext | None,
+        end_of_message: bool,
+    ) -> bool:
+        """Pass up what was found before ``error``, then the error; True if receiving goes on."""
+        self._rest = b""
+        self._open_context = None
+        if error.context is None:
+            error.context = context
+        if self._datagrams:
+            self._codec.reset()
+            self._skipping = not end_of_message
+            while found and not found[-1][2]:
+                found.pop()
+        if found:
+            self._up(found)
+        # Whoever got that may have closed or aborted.
+        if not self._deaf:
+            self._deaf = not self._datagrams
+            self.receiver.failed(error, self._deaf)
+        return not self._deaf
+
+    def failed(self, error: ReceiveError, fatal: bool) -> None:
+        """A Message of the framer below was lost, and what we had of it."""
+        if self._deaf:
+            return
+        self._rest = b""
+        self._open_context = None
+        self._skipping = False
+        self._codec.reset()
+        self._deaf = fatal
+        self.receiver.failed(error, fatal)
+
+    def finished(self) -> None:
+        """The end of the stream may not cut off a frame."""
+        if self._deaf:
+            return
+        if self._rest or self._codec.incomplete:
+            self._deaf = True
+            self.receiver.failed(_cut_off(), True)
+        else:
+            self.receiver.finished()
+
+    def outcome(self, record: SendRecord, error: SendError | None) -> None:
+        """Pass up, with the record that came from above."""
+        if isinstance(record, FramedRecord) and record.layer is self:
+            record = record.upper
+        self.receiver.outcome(record, error)
+
+    def closed(self, error: Exception | None) -> None:
+        """Pass up; an orderly end may not cut off a frame either."""
+        if error is None and not self._deaf and (self._rest or self._codec.incomplete):
+            self.receiver.failed(_cut_off(), True)
+        self._deaf = True
+        self.receiver.closed(self._error or error)
+
+
+def _cut_off() -> ReceiveError:
+    return deframing_failed("the data ended inside a frame", detail="cut-off")

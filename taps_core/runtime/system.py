@@ -1,0 +1,276 @@
+"""System: the RFC's global context as an object.
+
+Plugins, resolver, policy and caches belong to a System. What is bound to an
+event loop hangs off its per-loop part. The default System is made on first
+use; a contextvar or ``system=`` puts an unedited application on another one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import weakref
+from collections.abc import Coroutine, Generator, Iterable
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Self
+from warnings import warn
+
+from taps_core.model.errors import PluginError
+from taps_core.model.framer import Codec, Framer
+from taps_core.model.layers import FramerDefinition
+from taps_core.planning.selection import Selector
+
+if TYPE_CHECKING:
+    from taps_core.model.endpoints import LocalEndpoint, RemoteEndpoint
+    from taps_core.model.properties import TransportProperties
+    from taps_core.model.security import SecurityParameters
+    from taps_core.planning.selection import Selection
+    from taps_core.runtime.connection import Connection
+    from taps_core.runtime.listener import Listener
+    from taps_core.runtime.registry import Registry
+    from taps_core.runtime.resolver import Resolving
+
+__all__ = ["LoopRuntime", "System"]
+
+_current: ContextVar[System | None] = ContextVar("taps_core_system", default=None)
+
+
+class System:
+    """Plugins, resolver and policy that Connections are made with.
+
+    Args:
+        plugins: Modules, objects with hooks, or bare declarations to use in
+            place of what is installed; a Registry is taken as it is.
+        allow: Entry points to use of what is installed; ``None``: all.
+        block: Entry points to leave out.
+        policy: Protocol names that the system prohibits, prefers or avoids.
+        resolver: In place of the built-in one.
+        event_log: How many events every Connection remembers (0: none).
+        close_timeout: Seconds that leaving ``async with connection`` waits.
+    """
+
+    def __init__(
+        self,
+        plugins: Registry | Iterable[object] | None = None,
+        *,
+        allow: Iterable[str] | None = None,
+        block: Iterable[str] = (),
+        policy: Any = None,
+        resolver: Resolving | None = None,
+        event_log: int = 0,
+        close_timeout: float = 10.0,
+    ) -> None:
+        self._plugins = plugins
+        self._allow = allow
+        self._block = tuple(block)
+        self._registry: Registry | None = None
+        self._selector: Selector | None = None
+        self.policy = policy
+        self._resolver = resolver
+        self.event_log = event_log
+        self.close_timeout = close_timeout
+        self._runtimes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopRuntime] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    @staticmethod
+    def current() -> System:
+        """The System of this context, else the default one, made on first use."""
+        return _current.get() or _default()
+
+    @contextlib.contextmanager
+    def use(self) -> Generator[System]:
+        """``with system.use():`` what is made inside, and by its tasks, is made here."""
+        token = _current.set(self)
+        try:
+            yield self
+        finally:
+            _current.reset(token)
+
+    @property
+    def registry(self) -> Registry:
+        """The plugins. Importing them is left to first use."""
+        registry = self._registry
+        if registry is None:
+            from taps_core.runtime.registry import Registry
+
+            plugins = self._plugins
+            if plugins is None:
+                registry = Registry.from_entry_points(self._allow, self._block)
+            elif isinstance(plugins, Registry):
+                registry = plugins
+            else:
+                registry = Registry.of(*plugins)
+            self._registry = registry
+        return registry
+
+    @property
+    def resolver(self) -> Resolving:
+        """What turns names into addresses."""
+        if self._resolver is None:
+            from taps_core.runtime.resolver import Resolver
+
+            self._resolver = Resolver()
+        return self._resolver
+
+    def framers(self, given: Any) -> tuple[FramerDefinition, ...]:
+        """Definitions from names, definitions and Framer classes.
+
+        Raises:
+            PluginError: No framer of that name.
+            TypeError: A live framer, or something else altogether.
+        """
+        if given is None:
+            return ()
+        if isinstance(given, str | FramerDefinition | type) or not isinstance(given, Iterable):
+            given = (given,)
+        return tuple(self._framer(each) for each in given)
+
+    def _framer(self, given: Any) -> FramerDefinition:
+        if isinstance(given, FramerDefinition):
+            return given
+        if isinstance(given, str):
+            return self.registry.framer(given)
+        if isinstance(given, type) and issubclass(given, FramerDefinition):
+            return given()
+        if isinstance(given, type) and issubclass(given, Framer | Codec):
+            return ClassDefinition(given)
+        if isinstance(given, Framer | Codec):
+            raise TypeError(
+                f"{type(given).__name__} is a live framer, and each Connection needs its own: "
+                f"give the class {type(given).__name__}, or a definition that makes one"
+            )
+        raise TypeError(f"a framer is a name, a FramerDefinition or a Framer class, not {given!r}")
+
+    def select(
+        self,
+        properties: TransportProperties,
+        *,
+        role: str,
+        security: SecurityParameters,
+        local: tuple[LocalEndpoint, ...],
+        remote: tuple[RemoteEndpoint, ...],
+        framers: tuple[FramerDefinition, ...],
+    ) -> Selection:
+        """Rank the Protocol Stacks; pure but for asking plugins, once, if they can run."""
+        selector = self._selector
+        if selector is None:
+            selector = self._selector = Selector(self.registry)
+        return selector.select(
+            properties,
+            role=role,
+            security=security,
+            local=local,
+            remote=remote,
+            framers=framers,
+            policy=self.policy,
+        )
+
+    def refresh(self) -> None:
+        """Ask plugins anew whether this machine can run them (a module was loaded…)."""
+        self.registry.refresh()
+        if self._selector is not None:
+            self._selector.invalidate()
+
+    def runtime(self) -> LoopRuntime:
+        """The part of this System that belongs to the running loop."""
+        loop = asyncio.get_running_loop()
+        runtime = self._runtimes.get(loop)
+        if runtime is None:
+            runtime = self._runtimes[loop] = LoopRuntime(self, loop)
+        return runtime
+
+    async def close(self) -> None:
+        """End what is still open on the running loop: abort, with a ResourceWarning each."""
+        await self.runtime().close()
+
+    async def __aenter__(self) -> Self:
+        self._token = _current.set(self)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        _current.reset(self._token)
+        await self.close()
+
+
+class LoopRuntime:
+    """What a System keeps per event loop: owned tasks, open Connections and Listeners."""
+
+    def __init__(self, system: System, loop: asyncio.AbstractEventLoop) -> None:
+        self.system = system
+        self._loop = weakref.ref(loop)
+        self.connections: set[Connection[Any]] = set()
+        self.listeners: set[Listener] = set()
+        self.tasks: set[asyncio.Task[Any]] = set()
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop, which must still exist."""
+        loop = self._loop()
+        assert loop is not None
+        return loop
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str | None = None) -> asyncio.Task[None]:
+        """A task that this runtime owns."""
+        task = self.loop.create_task(work, name=name)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        return task
+
+    async def close(self) -> None:
+        """Abort what is open, cancel what runs, wait until it is gone."""
+        for listener in list(self.listeners):
+            warn(f"{listener!r} was never stopped", ResourceWarning, stacklevel=3)
+            listener.stop()
+        for connection in list(self.connections):
+            warn(f"{connection!r} was never closed", ResourceWarning, stacklevel=3)
+            connection.abort()
+            await connection._released()
+        for listener in list(self.listeners):
+            await listener.stopped()
+        current = asyncio.current_task()
+        tasks = [task for task in self.tasks if task is not current]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+
+class ClassDefinition(FramerDefinition):
+    """A Framer (or Codec) class given in place of a definition."""
+
+    def __init__(self, framer: type[Framer | Codec]) -> None:
+        self._class = framer
+        self.name = framer.__name__
+        self.boundaries = getattr(framer, "boundaries", True)
+        self.below_security = getattr(framer, "below_security", False)
+        self.alpn = tuple(getattr(framer, "alpn", ()))
+
+    def create(self) -> Codec | Framer:
+        """A new one.
+
+        Raises:
+            PluginError: Its constructor wants arguments.
+        """
+        try:
+            return self._class()
+        except TypeError as error:
+            raise PluginError(
+                f"{self._class.__name__} cannot be made without arguments ({error}): "
+                "give a FramerDefinition whose create() passes them"
+            ) from error
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ClassDefinition) and other._class is self._class
+
+    def __hash__(self) -> int:
+        return hash(self._class)
+
+
+_made: list[System] = []
+
+
+def _default() -> System:
+    if not _made:
+        _made.append(System())
+    return _made[0]
