@@ -1,0 +1,295 @@
+"""The same work in four ways: ours, asyncio streams, a hand-written Protocol, anyio.
+
+Each candidate connects to the peer, says what it wants, and has three ways to
+work: ``ping_pong`` (send a frame, wait for it to come back), ``send_all`` (N
+frames, then wait until the peer has them) and ``receive_all``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from abc import ABC, abstractmethod
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+import anyio
+import anyio.streams.buffered
+
+import taps_core as taps
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+class Candidate(ABC):
+    """One connection to the peer."""
+
+    name: ClassVar[str]
+
+    @classmethod
+    @abstractmethod
+    def connect(cls, port: int) -> contextlib.AbstractAsyncContextManager[Candidate]:
+        """A connection, closed at the end."""
+
+    @abstractmethod
+    async def send(self, data: bytes) -> None:
+        """A frame."""
+
+    @abstractmethod
+    async def receive(self) -> bytes:
+        """The next frame."""
+
+    # The loops are written out in each candidate where a call in between
+    # would be measured too.
+
+    async def ping_pong(self, data: bytes, count: int) -> None:
+        for _ in range(count):
+            await self.send(data)
+            await self.receive()
+
+    async def send_all(self, data: bytes, count: int) -> None:
+        for _ in range(count):
+            await self.send(data)
+        await self.receive()
+
+    async def receive_all(self, count: int) -> None:
+        for _ in range(count):
+            await self.receive()
+
+
+class Ours(Candidate):
+    """A Connection with the length-prefix framer."""
+
+    name = "taps"
+
+    def __init__(self, connection: taps.Connection[bytes]) -> None:
+        self.connection = connection
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def connect(cls, port: int) -> AsyncIterator[Candidate]:
+        preconnection = taps.Preconnection(
+            remote=f"127.0.0.1:{port}",
+            security=taps.SecurityParameters.disabled(),
+            framers="length-prefix",
+        )
+        async with preconnection.initiate() as connection:
+            yield cls(connection)
+
+    async def send(self, data: bytes) -> None:
+        await self.connection.send(data)
+
+    async def receive(self) -> bytes:
+        return (await self.connection.receive()).data
+
+    async def ping_pong(self, data: bytes, count: int) -> None:
+        connection = self.connection
+        for _ in range(count):
+            await connection.send(data)
+            await connection.receive()
+
+    async def send_all(self, data: bytes, count: int) -> None:
+        connection = self.connection
+        for _ in range(count):
+            await connection.send(data)
+        await connection.receive()
+
+    async def receive_all(self, count: int) -> None:
+        connection = self.connection
+        for _ in range(count):
+            await connection.receive()
+
+
+class Streams(Candidate):
+    """asyncio streams, framing by hand."""
+
+    name = "asyncio streams"
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def connect(cls, port: int) -> AsyncIterator[Candidate]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            yield cls(reader, writer)
+        finally:
+            writer.close()
+            await writer.wait_closed()
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(len(data).to_bytes(4) + data)
+        await self.writer.drain()
+
+    async def receive(self) -> bytes:
+        length = int.from_bytes(await self.reader.readexactly(4))
+        return await self.reader.readexactly(length)
+
+    async def ping_pong(self, data: bytes, count: int) -> None:
+        reader, writer = self.reader, self.writer
+        for _ in range(count):
+            writer.write(len(data).to_bytes(4) + data)
+            await writer.drain()
+            await reader.readexactly(int.from_bytes(await reader.readexactly(4)))
+
+    async def send_all(self, data: bytes, count: int) -> None:
+        writer = self.writer
+        for _ in range(count):
+            writer.write(len(data).to_bytes(4) + data)
+            await writer.drain()
+        await self.receive()
+
+    async def receive_all(self, count: int) -> None:
+        reader = self.reader
+        for _ in range(count):
+            await reader.readexactly(int.from_bytes(await reader.readexactly(4)))
+
+
+class Handwritten(Candidate, asyncio.Protocol):
+    """A Protocol with a queue and a future: what one writes when streams are too slow."""
+
+    name = "asyncio Protocol"
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.rest = b""
+        self.frames: list[bytes] = []
+        self.next = 0
+        self.waiter: asyncio.Future[None] | None = None
+        self.full: asyncio.Future[None] | None = None
+        self.lost = self.loop.create_future()
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def connect(cls, port: int) -> AsyncIterator[Candidate]:
+        loop = asyncio.get_running_loop()
+        transport, protocol = await loop.create_connection(cls, "127.0.0.1", port)
+        try:
+            yield protocol
+        finally:
+            transport.close()
+            await protocol.lost
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports are no subclasses of asyncio's.
+        self.transport = cast("asyncio.Transport", transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost.set_result(None)
+
+    def pause_writing(self) -> None:
+        self.full = self.loop.create_future()
+
+    def resume_writing(self) -> None:
+        assert self.full is not None
+        self.full.set_result(None)
+        self.full = None
+
+    def data_received(self, data: bytes) -> None:
+        if self.rest:
+            data = self.rest + data
+        position, size = 0, len(data)
+        while size - position >= 4:
+            end = position + 4 + int.from_bytes(data[position : position + 4])
+            if end > size:
+                break
+            self.frames.append(data[position + 4 : end])
+            position = end
+        self.rest = data[position:]
+        if self.waiter is not None and self.next < len(self.frames):
+            self.waiter.set_result(None)
+            self.waiter = None
+
+    async def send(self, data: bytes) -> None:
+        self.transport.write(len(data).to_bytes(4) + data)
+        if self.full is not None:
+            await self.full
+
+    async def receive(self) -> bytes:
+        if self.next == len(self.frames):
+            self.frames.clear()
+            self.next = 0
+            self.waiter = self.loop.create_future()
+            await self.waiter
+        self.next += 1
+        return self.frames[self.next - 1]
+
+    async def ping_pong(self, data: bytes, count: int) -> None:
+        transport = self.transport
+        for _ in range(count):
+            transport.write(len(data).to_bytes(4) + data)
+            await self.receive()
+
+    async def send_all(self, data: bytes, count: int) -> None:
+        transport = self.transport
+        for _ in range(count):
+            transport.write(len(data).to_bytes(4) + data)
+            if self.full is not None:
+                await self.full
+        await self.receive()
+
+
+class Anyio(Candidate):
+    """anyio streams, framing by hand."""
+
+    name = "anyio streams"
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+        self.buffered = anyio.streams.buffered.BufferedByteReceiveStream(stream)
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def connect(cls, port: int) -> AsyncIterator[Candidate]:
+        async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+            yield cls(stream)
+
+    async def send(self, data: bytes) -> None:
+        await self.stream.send(len(data).to_bytes(4) + data)
+
+    async def receive(self) -> bytes:
+        length = int.from_bytes(await self.buffered.receive_exactly(4))
+        return await self.buffered.receive_exactly(length)
+
+
+async def ping_pong(kind: type[Candidate], port: int, count: int, size: int) -> float:
+    """Seconds for ``count`` frames there and back."""
+    async with kind.connect(port) as candidate:
+        await candidate.send(b"echo")
+        begin = perf_counter()
+        await candidate.ping_pong(bytes(size), count)
+        return perf_counter() - begin
+
+
+async def send_all(kind: type[Candidate], port: int, count: int, size: int) -> float:
+    """Seconds until the peer has ``count`` frames."""
+    async with kind.connect(port) as candidate:
+        await candidate.send(b"sink %d" % count)
+        begin = perf_counter()
+        await candidate.send_all(bytes(size), count)
+        return perf_counter() - begin
+
+
+async def receive_all(kind: type[Candidate], port: int, count: int, size: int) -> float:
+    """Seconds from asking for ``count`` frames to having them."""
+    async with kind.connect(port) as candidate:
+        begin = perf_counter()
+        await candidate.send(b"source %d %d" % (count, size))
+        await candidate.receive_all(count)
+        return perf_counter() - begin
+
+
+async def connect_and_reply(kind: type[Candidate], port: int, count: int) -> float:
+    """Seconds for ``count`` connections, each with one frame there and back."""
+    seconds = 0.0
+    for _ in range(count):
+        begin = perf_counter()
+        async with kind.connect(port) as candidate:
+            await candidate.send(b"echo")
+            await candidate.send(b"hello")
+            await candidate.receive()
+            seconds += perf_counter() - begin
+    return seconds

@@ -1,0 +1,195 @@
+"""Write the parts of the reference that are tables of the code.
+
+python docs/generate.py
+
+A test fails when what is written here and what stands in docs/reference differ.
+"""
+
+from __future__ import annotations
+
+import math
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import taps_tcp
+from taps_core.model.properties import DSCP, PROPERTIES, Kind, Property, TransportProperties
+from taps_core.planning import states
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+DOCS: Final = Path(__file__).parent
+
+INTRODUCTION: Final = """\
+# Properties
+
+Every Transport Property of RFC 9622, from the one table that the code uses
+(`taps_core.model.properties`; this page is made by `python docs/generate.py`).
+
+Names may be written as here, or in snake_case, PascalCase or kebab-case, in any case:
+`preserveMsgBoundaries`, `preserve_msg_boundaries`, `preserve-msg-boundaries`. Keywords of `send`
+and `MessageContext` leave out `msg`: `send(data, lifetime=2.5, priority=10)`. An unknown name is
+a `PropertyError` that names the nearest ones.
+
+Durations are seconds, sizes bytes, rates bit/s of application data. `math.inf` stands for
+«Disabled», «Unlimited», «infinite» and «Full Coverage». A default «by role» depends on the call
+that follows, so unset is not a value.
+"""
+
+SECTIONS: Final = {
+    Kind.SELECTION: """\
+## Selection Properties
+
+Set before establishment (`TransportProperties`), they decide which Protocol Stacks and paths are
+candidates, and in which order. On a Connection they can be read only; a preference then reads as
+`True` (provided or used) or `False`.
+
+A preference is `Require` (only with it, else fail), `Prefer`, `No Preference`, `Avoid` or
+`Prohibit` (only without it, else fail).
+""",
+    Kind.CONNECTION: """\
+## Connection Properties
+
+Set before establishment, or later by `connection.set_property(name, value)`. «shared» ones are
+set for the whole Connection Group. A property that has no effect on the chosen stack is accepted;
+`select()` and `connection.properties.effect(name)` say so. A refused one raises, and leaves the
+Connection as it was.
+""",
+    Kind.MESSAGE: """\
+## Message Properties
+
+Set as default before establishment or on the Connection, and for each Message by keywords of
+`send` or in a `MessageContext`. Read-only ones come with received Messages.
+""",
+}
+
+
+def words(value: Any, definition: Property | None = None) -> str:
+    """A value as the tables show it."""
+    if value == math.inf and definition is not None and definition.special:
+        return definition.special
+    if isinstance(value, bool):
+        return str(value)
+    if isinstance(value, frozenset):
+        return "none"
+    return str(value.value if isinstance(value, Enum) and isinstance(value, str) else value)
+
+
+def default(definition: Property) -> str:
+    """What holds where nothing is set."""
+    if definition.by_role is not None:
+        each = (f"{role}: {words(value)}" for role, value in definition.by_role.items())
+        return "by role: " + ", ".join(each)
+    if definition.derived_from is not None:
+        return f"that of `{definition.derived_from}`"
+    if definition.read_only:
+        return "read-only"
+    if definition.default is None:
+        return "the protocol's"
+    return words(definition.default, definition)
+
+
+def table(definitions: Iterable[Property]) -> str:
+    """One row for each property."""
+    lines = ["| Name | Value | Default | Meaning | RFC 9622 |", "|---|---|---|---|---|"]
+    for row in definitions:
+        shared = " (shared)" if row.group_shared else ""
+        lines.append(
+            f"| `{row.name}`{shared} | {row.expects} | {default(row)} | {row.meaning} "
+            f"| {row.rfc_section} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def profiles() -> str:
+    """What the property profiles set."""
+    made: Mapping[str, TransportProperties] = {
+        "reliable_inorder_stream": TransportProperties.reliable_inorder_stream(),
+        "reliable_message": TransportProperties.reliable_message(),
+        "unreliable_datagram": TransportProperties.unreliable_datagram(),
+    }
+    names = [name for name in PROPERTIES if any(each.is_set(name) for each in made.values())]
+    lines = [
+        "## Property profiles\n",
+        "`TransportProperties.unreliable_datagram()` makes one with these set (appendix B.2); "
+        "called on an object, it sets them there.\n",
+        "| Profile | " + " | ".join(f"`{name}`" for name in names) + " |",
+        "|---" * (len(names) + 1) + "|",
+    ]
+    for profile, properties in made.items():
+        values = (words(properties.get(n)) if properties.is_set(n) else "unset" for n in names)
+        lines.append(f"| `{profile}` | " + " | ".join(values) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def capacity_profiles() -> str:
+    """Which code points the capacity profiles mean."""
+    lines = [
+        "## Capacity profiles\n",
+        "Where Connections are not multiplexed, the profile becomes a DSCP; the first is used.\n",
+        "| Profile | DSCP |",
+        "|---|---|",
+    ]
+    lines += [f"| {profile} | {', '.join(map(str, dscp))} |" for profile, dscp in DSCP.items()]
+    return "\n".join(lines) + "\n"
+
+
+def properties_page() -> str:
+    """The whole of reference/properties.md."""
+    parts = [INTRODUCTION]
+    for kind, text in SECTIONS.items():
+        parts += [text, table(row for row in PROPERTIES.values() if row.kind is kind)]
+    (tcp,) = taps_tcp.taps_transports()
+    parts += [
+        "## Properties of TCP\n\nDeclared by `taps_tcp`. They apply where TCP was chosen and "
+        "never affect the choice.\n",
+        table(tcp.properties),
+        profiles(),
+        capacity_profiles(),
+    ]
+    return "\n".join(parts)
+
+
+STATES: Final = """\
+# States
+
+The life of a Connection and of a Listener (RFC 9622, section 11), drawn from the tables that the
+code walks (`taps_core.planning.states`; this page is made by `python docs/generate.py`). What has
+no edge cannot happen.
+
+## Connection
+
+```mermaid
+{connection}```
+
+## Listener
+
+```mermaid
+{listener}```
+
+## Where the RFC leaves room
+
+{choices}
+"""
+
+
+def states_page() -> str:
+    """The whole of reference/states.md."""
+    text = states.__doc__ or ""
+    return STATES.format(
+        connection=states.mermaid(states.CONNECTION),
+        listener=states.mermaid(states.LISTENER),
+        choices=text[text.index("* ") :].strip(),
+    )
+
+
+#: File below docs/ → what makes its content.
+PAGES: Final = {
+    "reference/properties.md": properties_page,
+    "reference/states.md": states_page,
+}
+
+if __name__ == "__main__":
+    for path, content in PAGES.items():
+        (DOCS / path).write_text(content(), encoding="utf-8")

@@ -1,0 +1,54 @@
+"""Public door for tests: a network in memory, strict runs, leak checks, recorders.
+
+::
+
+    from taps_core.testing import MemoryNetwork, MemoryStream, run
+
+    network = MemoryNetwork()
+    transport = MemoryStream(network)   # a plugin's transport like any other
+
+:func:`run` runs a coroutine strictly and leaves nothing behind;
+:func:`no_leaks` is the part of it that fits around any block. pytest fixtures
+are in :mod:`taps_core.testing.fixtures`; nothing else here needs pytest.
+"""
+
+from taps_core.testing.aio import LoopName, run
+from taps_core.testing.leaks import LeakError, no_leaks
+from taps_core.testing.memory import MemoryNetwork
+from taps_core.testing.memory_connected import Chunk
+from taps_core.testing.memory_datagram import Fate, MemoryDatagram, accidents
+from taps_core.testing.memory_messages import MemoryMessages
+from taps_core.testing.memory_secure import MemorySecure
+from taps_core.testing.memory_security import MemoryCookies, MemoryTLS
+from taps_core.testing.memory_stream import MemoryStream, random_chunks
+from taps_core.testing.recorder import Call, CheckedFlow, Recorder
+from taps_core.testing.requests import accept_request, connect_request, listen_request
+from taps_core.testing.rig import End, Rig
+from taps_core.testing.transports import memory_transports
+
+__all__ = [
+    "Call",
+    "CheckedFlow",
+    "Chunk",
+    "End",
+    "Fate",
+    "LeakError",
+    "LoopName",
+    "MemoryCookies",
+    "MemoryDatagram",
+    "MemoryMessages",
+    "MemoryNetwork",
+    "MemorySecure",
+    "MemoryStream",
+    "MemoryTLS",
+    "Recorder",
+    "Rig",
+    "accept_request",
+    "accidents",
+    "connect_request",
+    "listen_request",
+    "memory_transports",
+    "no_leaks",
+    "random_chunks",
+    "run",
+]

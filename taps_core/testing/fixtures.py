@@ -1,0 +1,77 @@
+"""pytest fixtures; in a conftest.py: ``pytest_plugins = ["taps_core.testing.fixtures"]``.
+
+Nothing else of :mod:`taps_core.testing` needs pytest. Tests are plain
+functions that give a coroutine function to ``run``, once for each loop::
+
+    def test_an_echo_comes_back(run, memory_network):
+        async def main():
+            ...
+
+        run(main)
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+
+import pytest
+
+from taps_core.testing import aio
+from taps_core.testing.leaks import LeakError
+from taps_core.testing.memory import MemoryNetwork
+from taps_core.testing.memory_datagram import MemoryDatagram
+from taps_core.testing.memory_messages import MemoryMessages
+from taps_core.testing.memory_secure import MemorySecure
+from taps_core.testing.memory_stream import MemoryStream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterator
+
+    from taps_core.model.layers import Transport
+
+__all__ = ["Run", "loop_name", "memory_network", "memory_transport", "run"]
+
+T = TypeVar("T")
+
+
+class Run(Protocol):
+    """What the fixture ``run`` is: :func:`taps_core.testing.run` on one of the loops."""
+
+    def __call__(
+        self,
+        main: Callable[[], Coroutine[Any, Any, T]],
+        *networks: MemoryNetwork,
+        timeout: float | None = 60.0,
+    ) -> T:
+        """Run ``main()`` strictly, leaving nothing behind."""
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def loop_name(request: pytest.FixtureRequest) -> aio.LoopName:
+    """The name of each event loop in turn; uvloop is skipped where it is not installed."""
+    if request.param == "uvloop" and importlib.util.find_spec("uvloop") is None:
+        pytest.skip("uvloop is not installed")
+    return cast("aio.LoopName", request.param)
+
+
+@pytest.fixture
+def run(loop_name: aio.LoopName) -> Run:
+    """:func:`taps_core.testing.run` on each event loop in turn."""
+    return functools.partial(aio.run, loop=loop_name)
+
+
+@pytest.fixture
+def memory_network() -> Iterator[MemoryNetwork]:
+    """A network in memory that must be empty again at the end of the test."""
+    network = MemoryNetwork()
+    yield network
+    if network.open_flows or network.open_listeners:
+        raise LeakError([repr(network), *map(repr, network.flows)])
+
+
+@pytest.fixture(params=[MemoryStream, MemoryDatagram, MemoryMessages, MemorySecure])
+def memory_transport(request: pytest.FixtureRequest, memory_network: MemoryNetwork) -> Transport:
+    """Each kind of transport in turn, on ``memory_network``."""
+    return cast("Transport", request.param(memory_network))

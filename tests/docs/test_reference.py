@@ -1,0 +1,48 @@
+"""The reference is what the code says."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+import taps_core
+from taps_core.model import errors, events
+
+DOCS = Path(__file__).parents[2] / "docs"
+GENERATED = runpy.run_path(str(DOCS / "generate.py"))["PAGES"]
+
+
+@pytest.mark.parametrize("page", GENERATED)
+def test_generated_page_is_fresh(page: str) -> None:
+    assert (DOCS / page).read_text() == GENERATED[page](), "run python docs/generate.py"
+
+
+def test_every_error_and_reason_is_in_the_reference() -> None:
+    page = (DOCS / "reference" / "errors.md").read_text()
+    names = [name for name in errors.__all__ if hasattr(taps_core, name)]
+    missing = [name for name in names if f"`{name}`" not in page]
+    missing += [reason for reason in errors.Reason if f"`{reason.name}`" not in page]
+    assert not missing
+
+
+def test_every_event_is_in_the_reference() -> None:
+    page = (DOCS / "reference" / "errors.md").read_text()
+    assert not [name for name in events.__all__ if name != "Event" and f"`{name}`" not in page]
+
+
+def test_every_name_of_the_plugin_door_is_in_the_reference() -> None:
+    from taps_core import plugin
+
+    page = (DOCS / "reference" / "plugin-interface.md").read_text()
+    assert not [name for name in plugin.__all__ if f"`{name}`" not in page]
+
+
+def test_every_hook_has_its_heading_in_the_reference() -> None:
+    from taps_core.runtime import hookspecs
+
+    page = (DOCS / "reference" / "plugin-interface.md").read_text()
+    hooks = [name for name in vars(hookspecs) if name.startswith("taps_")]
+    assert hooks
+    assert not [hook for hook in hooks if f"### `{hook}`" not in page]

@@ -1,0 +1,158 @@
+"""Real servers on loopback, each with a directory and a port of its own."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import ModuleType
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+# Debian keeps servers where the path of a user does not lead.
+SEARCH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"])
+
+NGINX_CONF = """\
+daemon off;
+master_process off;
+pid nginx.pid;
+error_log error.log;
+events {{ worker_connections 64; }}
+http {{
+  access_log off;
+  client_body_temp_path body;
+  proxy_temp_path proxy;
+  fastcgi_temp_path fastcgi;
+  uwsgi_temp_path uwsgi;
+  scgi_temp_path scgi;
+  server {{
+    listen 127.0.0.1:{port};
+    root html;
+    location = /chunked {{ ssi on; ssi_types *; try_files /index.html =404; }}
+    location = /until-close {{ chunked_transfer_encoding off; ssi on; ssi_types *;
+                               try_files /index.html =404; }}
+  }}
+}}
+"""
+
+
+def program(name: str) -> str:
+    """Where it is. A missing one skips the test, or fails it if TAPS_REQUIRE names it."""
+    found = shutil.which(name, path=SEARCH)
+    if found is None:
+        if name in os.environ.get("TAPS_REQUIRE", "").split(","):
+            pytest.fail(f"{name} is not installed, and TAPS_REQUIRE demands it", pytrace=False)
+        pytest.skip(f"{name} is not installed")
+    return found
+
+
+def serve(command: Callable[[int], list[str]], log: Path) -> Iterator[int]:
+    """Run a server that cannot choose its port itself; the port it answers on."""
+    for _ in range(5):  # somebody else may take the port between our look and its bind
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        with log.open("wb") as output:
+            server = subprocess.Popen(
+                command(port), stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            )
+        try:
+            if answers(server, port):
+                yield port
+                return
+        finally:
+            server.terminate()
+            server.wait()
+    pytest.fail(f"{server.args} does not start: {log.read_text(errors='replace')}", pytrace=False)
+
+
+def answers(server: subprocess.Popen[bytes], port: int) -> bool:
+    """Whether it takes connections before it ends (or before half a minute is over)."""
+    for _ in range(600):
+        if server.poll() is not None:
+            return False
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=5).close()
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return True
+    return False
+
+
+@pytest.fixture
+def nginx(tmp_path: Path) -> Iterator[int]:
+    """The port of an nginx that serves a few pages."""
+    executable = program("nginx")
+    pages = tmp_path / "html"
+    pages.mkdir()
+    (pages / "index.html").write_text("<title>Hello from nginx</title>\n")
+    (pages / "large.bin").write_bytes(bytes(range(256)) * 4096)
+    (pages / "empty.html").touch()
+
+    def command(port: int) -> list[str]:
+        configuration = tmp_path / "nginx.conf"
+        configuration.write_text(NGINX_CONF.format(port=port))
+        return [executable, "-p", str(tmp_path), "-e", "error.log", "-c", str(configuration)]
+
+    yield from serve(command, tmp_path / "nginx.output")
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[int]:
+    """The port of an empty redis-server that keeps nothing on disk."""
+    executable = program("redis-server")
+
+    def command(port: int) -> list[str]:
+        options = {"bind": "127.0.0.1", "port": str(port), "dir": str(tmp_path), "save": ""}
+        return [executable] + [
+            word for key, value in options.items() for word in (f"--{key}", value)
+        ]
+
+    yield from serve(command, tmp_path / "redis.output")
+
+
+@pytest.fixture
+def run_example() -> Callable[..., str]:
+    """Run an example as a user would; what it printed."""
+
+    def run(name: str, *arguments: str, status: int = 0) -> str:
+        done = subprocess.run(
+            [sys.executable, "-W", "error", str(EXAMPLES / name), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == status, done.stdout
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture
+def load_example(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """An example's module, to look at its parts."""
+
+    def load(name: str) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, spec.name, module)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
