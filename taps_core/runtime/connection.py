@@ -155,10 +155,10 @@ class Connection(Generic[T]):
         self._loop = blueprint.loop
         self.close_timeout = blueprint.close_timeout
         self.report: tuple[Attempt, ...] = ()
-        self._state = ConnectionState.ESTABLISHING
+        self._state: ConnectionState = ConnectionState.ESTABLISHING
         self._flow: Flow | None = None
         self._stack: Stack | None = None
-        self._inbox = Inbox(self)
+        self._inbox: Inbox = Inbox(self)
         self._outbox: Outbox | None = None
         self._dispatcher: Dispatcher | None = None
         self._log: deque[dict[str, Any]] | None = (

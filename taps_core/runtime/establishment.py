@@ -221,17 +221,17 @@ async def accept(
 ) -> Flow:
     """The inbound flow with all layers; an error leaves aborting it to the caller."""
     datagrams = _datagrams(stack)
+    request = AcceptRequest(
+        properties=blueprint.effective,
+        security=blueprint.security,
+        admitted=admitted,
+        deadline=deadline,
+    )
     for layer in stack.layers:
         if isinstance(layer, SecurityLayer):
-            request = AcceptRequest(
-                properties=blueprint.effective,
-                security=blueprint.security,
-                admitted=admitted,
-                deadline=deadline,
-            )
             flow = await layer.accept(flow, request)
         else:
-            flow = await accept_framed(layer, flow, datagrams=datagrams)
+            flow = await accept_framed(layer, flow, datagrams=datagrams, request=request)
     return flow
 
 

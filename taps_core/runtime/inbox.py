@@ -232,6 +232,10 @@ class Inbox:
         self._host._receive_failed(error)
         if fatal:
             self.finish(error)
+        elif self._current is not None and self.boundaries:
+            # The rest of what is half assembled will not come.
+            self.size -= self._current.size
+            self._current = None
 
     def closed(self, error: Exception | None) -> None:
         """The flow is gone."""

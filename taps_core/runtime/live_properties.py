@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 from taps_core.model.capabilities import Support
 from taps_core.model.errors import EndOfData, PropertyError
@@ -151,7 +151,7 @@ def _maximum(connection: Connection[Any], name: str, possible: bool) -> Any:
     return None if flow is None else flow.read(name)
 
 
-_READERS = {
+_READERS: Final[Mapping[str, Callable[[Connection[Any]], Any]]] = {
     "connState": lambda connection: connection._state,
     "canSend": _can_send,
     "canReceive": _can_receive,

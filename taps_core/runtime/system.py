@@ -244,6 +244,7 @@ class ClassDefinition(FramerDefinition):
         self.name = framer.__name__
         self.boundaries = getattr(framer, "boundaries", True)
         self.below_security = getattr(framer, "below_security", False)
+        self.objects = getattr(framer, "objects", False)
         self.alpn = tuple(getattr(framer, "alpn", ()))
 
     def create(self) -> Codec | Framer:

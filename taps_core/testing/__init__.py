@@ -12,6 +12,8 @@
 are in :mod:`taps_core.testing.fixtures`; nothing else here needs pytest.
 """
 
+from types import FunctionType as _FunctionType
+
 from taps_core.testing.aio import LoopName, run
 from taps_core.testing.leaks import LeakError, no_leaks
 from taps_core.testing.memory import MemoryNetwork
@@ -24,6 +26,7 @@ from taps_core.testing.memory_stream import MemoryStream, random_chunks
 from taps_core.testing.recorder import Call, CheckedFlow, Recorder
 from taps_core.testing.requests import accept_request, connect_request, listen_request
 from taps_core.testing.rig import End, Rig
+from taps_core.testing.scripted import ScriptedFlow, SentPart
 from taps_core.testing.transports import memory_transports
 
 __all__ = [
@@ -43,6 +46,8 @@ __all__ = [
     "MemoryTLS",
     "Recorder",
     "Rig",
+    "ScriptedFlow",
+    "SentPart",
     "accept_request",
     "accidents",
     "connect_request",
@@ -52,3 +57,9 @@ __all__ = [
     "random_chunks",
     "run",
 ]
+
+# Tracebacks and documentation name what people import; aliases cannot.
+for _name in __all__:
+    if isinstance(globals()[_name], type | _FunctionType):
+        globals()[_name].__module__ = __name__
+del _name

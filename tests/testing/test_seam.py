@@ -3,31 +3,71 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import taps_core as taps
+from taps_core.model.layers import Transport
+from taps_core.testing import (
+    CheckedFlow,
+    MemoryCookies,
+    MemoryDatagram,
+    MemoryNetwork,
+    MemorySecure,
+    MemoryStream,
+    MemoryTLS,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
-    from taps_core.model.layers import Transport
-    from taps_core.testing import MemoryNetwork
+    from taps_core.model.flow import Flow
+    from taps_core.model.layers import ConnectRequest, ListeningFlow, ListenRequest, SecurityLayer
     from taps_core.testing.fixtures import Run
+
+
+class Watched(Transport):
+    """A transport whose flows are watched, so that those above keep to the rules as well."""
+
+    def __init__(self, transport: Transport) -> None:
+        self.name = transport.name
+        self.capabilities = transport.capabilities
+        self.flows: list[CheckedFlow] = []
+        self._transport = transport
+
+    async def connect(self, request: ConnectRequest) -> Flow:
+        return self._watch(await self._transport.connect(request))
+
+    async def listen(self, request: ListenRequest) -> ListeningFlow:
+        def incoming(flow: Flow, admitted: Any) -> None:
+            request.incoming(self._watch(flow), admitted)
+
+        return await self._transport.listen(dataclasses.replace(request, incoming=incoming))
+
+    def _watch(self, flow: Flow) -> CheckedFlow:
+        watched = CheckedFlow(flow)
+        self.flows.append(watched)
+        return watched
 
 
 class Place:
     """A System with one transport, a Listener on it, and how to reach it."""
 
-    def __init__(self, transport: Transport) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        layer: SecurityLayer | None = None,
+    ) -> None:
         self.transport = transport
-        self.system = taps.System(plugins=[transport])
+        self.security = None if layer is not None else taps.SecurityParameters.disabled()
+        self.system = taps.System(plugins=[transport] if layer is None else [transport, layer])
         self.properties = taps.TransportProperties(
-            reliability="no-preference",
-            preserve_order="no-preference",
-            congestion_control="no-preference",
-            per_msg_reliability="no-preference",
+            reliability="no_preference",
+            preserve_order="no_preference",
+            congestion_control="no_preference",
+            per_msg_reliability="no_preference",
             # Datagrams may come twice: a Message that minds that is refused there.
             safely_replayable=True,
         )
@@ -35,7 +75,7 @@ class Place:
     def preconnection(self, **endpoints: Any) -> taps.Preconnection:
         return taps.Preconnection(
             transport=self.properties,
-            security=taps.SecurityParameters.disabled(),
+            security=self.security,
             system=self.system,
             **endpoints,
         )
@@ -48,8 +88,12 @@ class Place:
 
 
 @pytest.fixture
-def place(memory_transport: Transport) -> Place:
-    return Place(memory_transport)
+def place(memory_transport: Transport) -> Iterator[Place]:
+    watched = Watched(memory_transport)
+    yield Place(watched)
+    assert watched.flows
+    for flow in watched.flows:
+        flow.check()
 
 
 async def read(connection: taps.Connection[Any], data: bytes) -> None:
@@ -81,6 +125,17 @@ async def joined(listener: taps.Listener, member: taps.Connection[Any]) -> taps.
 
 async def close_streams(streams: AsyncIterator[Any]) -> None:
     await streams.aclose()  # type: ignore[attr-defined]  # an asynchronous generator
+
+
+def watch_end(
+    connection: taps.Connection[Any], last: dict[taps.Connection[Any], type[object]]
+) -> None:
+    def ended(event: object) -> None:
+        assert connection not in last
+        last[connection] = type(event)
+
+    connection.on(taps.Closed, ended)
+    connection.on(taps.ConnectionError, ended)
 
 
 def test_initiate_and_listen(run: Run, place: Place, memory_network: MemoryNetwork) -> None:
@@ -175,10 +230,9 @@ def test_close_group_and_abort_group(
             await clone.send(b"y")
             other = await joined(listener, server)
             await read(other, b"y")
-            last: dict[taps.Connection[Any], type] = {}
+            last: dict[taps.Connection[Any], type[object]] = {}
             for member in (client, clone):
-                for event in (taps.Closed, taps.ConnectionError):
-                    member.on(event, lambda event, of=member: last.update({of: type(event)}))
+                watch_end(member, last)
             getattr(client, action)()
             connected = place.transport.capabilities.connected
             for end in (server, other):
@@ -199,3 +253,45 @@ def test_close_group_and_abort_group(
             assert last == {client: expected, clone: expected}
 
     run(main, memory_network)
+
+
+def test_early_data_is_taken_when_there_is_a_ticket(
+    run: Run, memory_network: MemoryNetwork
+) -> None:
+    async def main() -> None:
+        place = Place(MemorySecure(memory_network))
+        early = []
+        async with place.listen() as listener:
+            for _ in range(2):
+                client = place.reach(listener).initiate_with_send(b"first", safely_replayable=True)
+                async with client, await listener.accept() as server:
+                    message = await server.receive(max_length=100)
+                    assert message.data == b"first"
+                    early.append(message.context.early_data)
+        assert early == [False, True]
+
+    run(main, memory_network)
+
+
+@pytest.mark.parametrize("kind", ["stream", "datagram"])
+def test_security_layers_protect_by_default(
+    run: Run, memory_network: MemoryNetwork, kind: str
+) -> None:
+    seen: list[bytes] = []
+    memory_network.wiretap = seen.append
+
+    async def main() -> None:
+        if kind == "stream":
+            place = Place(MemoryStream(memory_network), MemoryTLS())
+        else:
+            place = Place(MemoryDatagram(memory_network), MemoryCookies())
+        async with place.listen() as listener, place.reach(listener).initiate() as client:
+            await client.send(b"secret")
+            async with await listener.accept() as server:
+                await read(server, b"secret")
+                await server.send(b"secret")
+                await read(client, b"secret")
+
+    run(main, memory_network)
+    assert seen
+    assert not any(b"secret" in data for data in seen)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+import sys
 from typing import Final
 
 from taps_tcp.info import CLOSED, tcp_info
@@ -24,20 +25,21 @@ def unacknowledged(sock: socket.socket) -> int | None:
     Still known after a reset: then it is what was outstanding at that moment.
     ``None`` where the platform does not tell.
     """
+    platform: str = sys.platform  # a variable: type checkers take sys.platform for settled
     try:
-        import fcntl
-        import termios
-    except ImportError:  # not a Unix
-        return None
-    # Linux' SIOCOUTQ has the number of TIOCOUTQ on every architecture.
-    request = getattr(termios, "TIOCOUTQ", None)
-    try:
-        if hasattr(socket, "TCP_INFO") and request is not None:
-            answer = fcntl.ioctl(sock.fileno(), request, _INT.pack(0))
+        if platform == "linux":
+            # Not on every system, hence not at the top.
+            import fcntl
+            import termios
+
+            # SIOCOUTQ, which Python does not name, is TIOCOUTQ by definition.
+            answer = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, _INT.pack(0))
             return int(_INT.unpack(answer)[0])
-        return sock.getsockopt(socket.SOL_SOCKET, _SO_NWRITE)
-    except (OSError, ValueError):  # no such request here; ValueError: closed already
+        if platform == "darwin":
+            return sock.getsockopt(socket.SOL_SOCKET, _SO_NWRITE)
+    except (OSError, ValueError):  # closed already; ValueError: its number is -1
         return None
+    return None
 
 
 def failure(sock: socket.socket) -> OSError | None:

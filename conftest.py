@@ -1,0 +1,3 @@
+"""Fixtures for all test folders: strict event loops and in-memory networks."""
+
+pytest_plugins = ["taps_core.testing.fixtures"]
