@@ -242,6 +242,21 @@ class CodecFlow(LayerFlow):
         if self._deaf:
             return
         out: list[PartTuple] = []
+        if len(parts) == 1 and not self._rest and not self._skipping:
+            data, context, end_of_message = parts[0]
+            if context is None and not end_of_message and self._open_context is None:
+                # One read of a byte stream, at a frame's border: nearly every call.
+                try:
+                    consumed = self._decode(data, out)
+                    if consumed != len(data):
+                        self._keep(data, consumed, end_of_message)
+                except ReceiveError as error:
+                    if not self._survive(out, error, context, end_of_message):
+                        return
+                    out = []
+                if out:
+                    self._up(out)
+                return
         for data, context, end_of_message in parts:
             if self._skipping:
                 self._skipping = not end_of_message

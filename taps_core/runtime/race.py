@@ -18,6 +18,7 @@ import os
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from taps_core.model.errors import EstablishmentError, Reason, TapsError
+from taps_core.runtime.tasks import until_done
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
@@ -218,7 +219,7 @@ class _Contest:
             if self._winner is not None:
                 # Cancelled while the losers ended: the application never sees it.
                 flow, self._winner = self._winner[1], None
-                await _to_the_end([self._loop.create_task(_close(flow))])
+                await until_done([self._loop.create_task(_close(flow))])
         finally:
             await self._end_all()
 
@@ -228,7 +229,7 @@ class _Contest:
         for task in tasks:
             task.cancel()
         try:
-            await _to_the_end(tasks)
+            await until_done(tasks)
         finally:
             await self._close_late()
 
@@ -250,7 +251,7 @@ class _Contest:
         late, self._late = self._late, None
         if late is not None:
             closing.append(self._loop.create_task(late.aclose()))
-        await _to_the_end(closing)
+        await until_done(closing)
 
 
 async def _run(attempt: MakeAttempt, leaf: Leaf) -> Flow:
@@ -260,18 +261,6 @@ async def _run(attempt: MakeAttempt, leaf: Leaf) -> Flow:
 async def _next(late: Late) -> Iterable[Leaf] | None:
     """The next late leaves, ``None`` after the last."""
     return await anext(late, None)
-
-
-async def _to_the_end(tasks: Sequence[asyncio.Task[Any]]) -> None:
-    """Wait for all, also while being cancelled; then be cancelled."""
-    cancelled: asyncio.CancelledError | None = None
-    while pending := [task for task in tasks if not task.done()]:
-        try:
-            await asyncio.wait(pending)
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        raise cancelled
 
 
 class _LastWords:

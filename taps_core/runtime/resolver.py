@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from taps_core.model.endpoints import Endpoint, canonical_address
 from taps_core.model.errors import EstablishmentError, Reason
+from taps_core.runtime.tasks import until_done
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -243,19 +244,50 @@ class _Answer:
         self.transient = transient
 
 
+class _Backend:
+    """dnspython's own for asyncio, but cancelling does not lose a socket.
+
+    uvloop (0.23) keeps the socket of a ``create_datagram_endpoint`` that is
+    cancelled in mid-work, and then its ``loop.close()`` never returns. Making
+    one takes two turns of the loop and no network: it is seen to its end.
+    """
+
+    def __init__(self) -> None:
+        import dns.asyncbackend
+
+        self._backend: Any = dns.asyncbackend.get_backend("asyncio")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    async def make_socket(self, family: int, kind: int, *arguments: Any, **more: Any) -> Any:
+        """As :class:`dns.asyncbackend.Backend` has it."""
+        making = self._backend.make_socket(family, kind, *arguments, **more)
+        if kind != socket.SOCK_DGRAM:
+            return await making
+        task = asyncio.get_running_loop().create_task(making)
+        try:
+            await until_done([task])
+        except asyncio.CancelledError:
+            if task.exception() is None:
+                await task.result().close()
+            raise
+        return task.result()
+
+
 async def _query(stub: dns.asyncresolver.Resolver, name: str, rdtype: str) -> _Answer:
     """Ask for one type of record; raises nothing but CancelledError."""
-    import dns.asyncbackend
     import dns.exception
     import dns.resolver
 
+    backend: Any = _Backend()
     try:
         answer = await stub.resolve(
             name,
             rdtype,
             raise_on_no_answer=False,
             search=True,
-            backend=dns.asyncbackend.get_backend("asyncio"),
+            backend=backend,
         )
     except dns.resolver.NXDOMAIN as error:
         tried = ", ".join(map(str, error.kwargs["qnames"]))

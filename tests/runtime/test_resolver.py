@@ -164,7 +164,7 @@ def run(main: Callable[[], Coroutine[Any, Any, None]], loop: str = "asyncio") ->
     async def checked() -> None:
         async with asyncio.timeout(60):
             await main()
-        others = asyncio.all_tasks() - {asyncio.current_task()}  # type: ignore[arg-type]  # there is one
+        others = asyncio.all_tasks() - {asyncio.current_task()}
         assert not others, "a task is left"
 
     with asyncio.Runner(loop_factory=factory) as runner:
@@ -238,8 +238,7 @@ def test_localhost_is_loopback_and_nobody_is_asked(name: str, tmp_path: Path) ->
 
     async def main() -> None:
         found = await resolver.resolve(remote(name, port=7000))
-        assert set(addresses(found)) <= {"::1", "127.0.0.1"}
-        assert addresses(found) == sorted(addresses(found), reverse=True)  # IPv6 first
+        assert addresses(found) in (["::1", "127.0.0.1"], ["::1"], ["127.0.0.1"])
         assert all(it.hostname == name and it.port == 7000 for it in found)
 
     run(main)
@@ -254,7 +253,7 @@ def test_localhost_has_only_the_families_of_this_machine(
             if address[0] == missing:
                 raise OSError("Cannot assign requested address")
 
-    monkeypatch.setattr(module.socket, "socket", Socket)
+    monkeypatch.setattr(socket, "socket", Socket)
     assert module._loopback() == [it for it in ("::1", "127.0.0.1") if it != missing]
 
 
@@ -728,7 +727,7 @@ def test_a_service_name_gives_the_port(monkeypatch: pytest.MonkeyPatch) -> None:
         asked.append(name)
         return {"https": 443}[name]
 
-    monkeypatch.setattr(module.socket, "getservbyname", getservbyname)
+    monkeypatch.setattr(socket, "getservbyname", getservbyname)
 
     async def main() -> None:
         resolver = Resolver(hosts_file="/nonexistent")
@@ -748,7 +747,7 @@ def test_a_service_that_nobody_knows_is_a_clear_error(monkeypatch: pytest.Monkey
     def getservbyname(name: str) -> int:
         raise OSError("service/proto not found")
 
-    monkeypatch.setattr(module.socket, "getservbyname", getservbyname)
+    monkeypatch.setattr(socket, "getservbyname", getservbyname)
 
     async def main() -> None:
         with pytest.raises(

@@ -109,8 +109,8 @@ class TCPFlow(Flow, asyncio.Protocol):
             loop: Where it runs.
             sock: Connected. Belongs to the flow once the loop has it.
             properties: By canonical name; ``configure`` has set their options.
-            remote: What the application named, or ``None``:
-            peer: the address that ``accept`` gave.
+            remote: What the application named, on the connecting side.
+            peer: The address tuple that ``accept`` gave, on the other.
         """
         self._loop = loop
         self._sock = sock
