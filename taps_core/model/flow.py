@@ -150,6 +150,19 @@ class Flow(ABC):
             SendError: The Message was not taken; the flow is as it was.
         """
 
+    def withdraw(self) -> bool:
+        """Drop the Message whose first parts were taken and whose last part was not.
+
+        Called when it can never be whole: a part was refused, or the
+        application gave it up. What is sent next is another Message.
+
+        Returns:
+            True if nothing of it has left, and nothing is left of it. False if it
+            cannot be called back: whoever sends must then abort, as the peer would
+            take the next Message for its rest.
+        """
+        return False
+
     def flush(self) -> None:  # noqa: B027  # not every layer gathers
         """Let everything gathered leave now."""
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
 import socket
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
@@ -19,6 +17,7 @@ from taps_core.plugin import (
     Transport,
 )
 from taps_tcp.addresses import bind, family_of, show, socket_address
+from taps_tcp.connecting import connect_socket, meet
 from taps_tcp.errors import connect_error, listen_error
 from taps_tcp.flow import TCPFlow
 from taps_tcp.listening import TCPListeningFlow, open_listening_socket
@@ -26,7 +25,6 @@ from taps_tcp.options import PROPERTIES, configure, missing
 
 if TYPE_CHECKING:
     from taps_core.plugin import ConnectRequest, ListenRequest
-    from taps_tcp.addresses import SocketAddress
 
 __all__ = ["TCP"]
 
@@ -66,6 +64,7 @@ class TCP(Transport):
         activeReadBeforeSend=Support.OPTIONAL,
     ).but(effects=_EFFECTS)
     properties = PROPERTIES
+    rendezvous = hasattr(socket, "SO_REUSEPORT")
 
     def availability(self) -> Availability:
         """Always; the effective table lacks the options that this system lacks."""
@@ -88,6 +87,11 @@ class TCP(Transport):
         family = family_of(address)
         sock = None
         try:
+            if request.role == "rendezvous":
+                sock = await meet(loop, request, family)
+                flow = TCPFlow(loop, sock, request.properties, remote=remote)
+                await loop.create_connection(lambda: flow, sock=sock)
+                return flow
             # The protocol number lets asyncio see that it is TCP, and switch Nagle off.
             sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
             sock.setblocking(False)
@@ -96,7 +100,7 @@ class TCP(Transport):
                 if local.port:
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 bind(sock, local, family)
-            await _connect(loop, sock, socket_address(address, port, remote.interface))
+            await connect_socket(loop, sock, socket_address(address, port, remote.interface))
             flow = TCPFlow(loop, sock, request.properties, remote=remote)
             await loop.create_connection(lambda: flow, sock=sock)
         except EstablishmentError:
@@ -123,44 +127,6 @@ class TCP(Transport):
             local = request.local
             raise listen_error(error, show(local.ip_address, local.port)) from error
         return TCPListeningFlow(asyncio.get_running_loop(), sock, request)
-
-
-async def _connect(
-    loop: asyncio.AbstractEventLoop, sock: socket.socket, address: SocketAddress
-) -> None:
-    """The handshake. Not ``loop.sock_connect``, which cannot do MPTCP.
-
-    Raises:
-        OSError: It failed.
-    """
-    code = sock.connect_ex(address)
-    if code == errno.EINPROGRESS and not _is_connected(sock):
-        fd = sock.fileno()
-        writable = loop.create_future()
-        loop.add_writer(fd, _wake, writable)
-        try:
-            await writable
-        finally:
-            loop.remove_writer(fd)
-        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-    elif code == errno.EINPROGRESS:
-        return
-    if code:
-        raise OSError(code, os.strerror(code))
-
-
-def _is_connected(sock: socket.socket) -> bool:
-    """On loopback the handshake is done when ``connect`` returns: no turn of the loop."""
-    try:
-        sock.getpeername()
-    except OSError:
-        return False
-    return True
-
-
-def _wake(writable: asyncio.Future[None]) -> None:
-    if not writable.done():
-        writable.set_result(None)
 
 
 def _release(sock: socket.socket | None) -> None:
