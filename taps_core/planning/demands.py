@@ -82,6 +82,7 @@ class Demands:
         self._explicit = properties.explicit
         self._values = values = properties.effective(role, definitions)
         self._security = security
+        self._role = role
         self._local = local
         # A Listener's Remote Endpoints filter who may come; they reach nobody.
         self._remote = () if role == "listen" else remote
@@ -121,6 +122,8 @@ class Demands:
         )
 
     def _unreached(self, stack: Stack) -> Iterator[Why]:
+        if self._role == "rendezvous" and not stack.transport.rendezvous:
+            yield Why(f"{stack.transport.label} has no Rendezvous", By.APPLICATION)
         for what, endpoints in (("Local", self._local), ("Remote", self._remote)):
             if not endpoints or any(stack.serves(*each) for each in endpoints):
                 continue

@@ -26,6 +26,8 @@ O, N = Support.OPTIONAL, Support.NEVER  # noqa: E741  # read as columns
 class SyntheticTransport(Transport):
     """A table with a name."""
 
+    rendezvous = True
+
     def __init__(self, name, capabilities=None, *, deployable=True, serves=("ip",), properties=()):
         self.name = name
         self.capabilities = capabilities or Capabilities.byte_stream()

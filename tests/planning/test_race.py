@@ -561,6 +561,14 @@ def test_late_addresses_alternate_with_those_that_wait() -> None:
     assert run.times("start") == [0.0, 0.25, 0.5, 0.75, 1.0]
 
 
+def test_after_ipv6_a_waiting_ipv4_address_goes_before_late_ipv6_ones() -> None:
+    run = race(
+        [(leaf("TCP", V6[0]), NEVER), (leaf("TCP", V4[0]), NEVER)],
+        late=[(0.1, [(leaf("TCP", V6[1]), ready(0.0))], False)],
+    )
+    assert run.starts() == [(0.0, f"TCP {V6[0]}"), (0.25, f"TCP {V4[0]}"), (0.5, f"TCP {V6[1]}")]
+
+
 def test_the_race_does_not_fail_while_names_are_being_resolved() -> None:
     run = race([(leaf("TCP", V4[0]), fails(0.010))], late=[(2.0, [], False)])
     assert run.planner.failed

@@ -626,3 +626,11 @@ def test_the_same_goes_to_json(everything, synthetic):
         "property": "multistreaming",
     } in first["reasons"]
     assert {each["stack"] for each in written["rejected"]} >= {"line/TCP", "line/UDP"}
+
+
+def test_rendezvous_takes_only_transports_that_have_it(synthetic):
+    meeting, plain = synthetic.transport("meeting"), synthetic.transport("plain")
+    plain.rendezvous = False
+    selection = select(synthetic.installed([meeting, plain]), role="rendezvous", security=PLAIN)
+    assert names(selection) == ["MEETING"]
+    assert sentences(selection, "PLAIN") == ["PLAIN has no Rendezvous"]
