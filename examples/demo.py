@@ -99,9 +99,7 @@ async def main() -> None:
 
     heading(2, "Plaintext, knowingly")
     plain = taps.SecurityParameters.disabled()
-    here = taps.Preconnection(
-        local="127.0.0.1:0", transport=NEEDS, security=plain, framers=FRAMERS
-    )
+    here = taps.Preconnection(local="127.0.0.1:0", transport=NEEDS, security=plain, framers=FRAMERS)
     async with here.listen(shout) as listener:
         (address,) = listener.local_endpoints
         there = taps.Preconnection(

@@ -1,21 +1,28 @@
 """What ``send`` returns: awaitables that cost nothing while the stack takes data.
 
 ``send`` is a plain function; its result is typed as a coroutine so that type
-checkers notice a forgotten await and ``asyncio.create_task`` takes it.
+checkers notice a forgotten await and ``asyncio.create_task`` takes it. Like a
+coroutine's it can be awaited by one at a time.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Generator
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from taps_core.runtime.outbox import Entry, Outbox
 
-__all__ = ["DONE", "SendOutcome", "YieldOnce"]
+__all__ = ["CREDIT", "DONE", "PER_OPERATION", "SendOutcome", "YieldOnce", "afresh"]
+
+E = TypeVar("E", bound=BaseException)
+
+#: Work of one Connection without a real wait: 64 KiB, or 128 operations at 512 each.
+CREDIT: Final = 64 * 1024
+PER_OPERATION: Final = 512
 
 
 class _Done(Coroutine[Any, Any, None]):
@@ -96,19 +103,27 @@ class SendOutcome(Coroutine[Any, Any, None]):
 
     Awaiting it waits for Sent and raises SendError or Expired. Cancelling the
     wait withdraws the Message if no byte of it has left.
+
+    Args:
+        outbox: Where the Send waits.
+        entry: The Send.
+        rest: Lets the loop run once even if the fate is known already.
     """
 
-    __slots__ = ("_entry", "_outbox", "_wait")
+    __slots__ = ("_entry", "_outbox", "_rest", "_wait")
 
-    def __init__(self, outbox: Outbox, entry: Entry) -> None:
+    def __init__(self, outbox: Outbox, entry: Entry, rest: bool = False) -> None:
         self._outbox = outbox
         self._entry = entry
+        self._rest = rest
         self._wait: Generator[Any, Any, None] | None = None
 
     def __await__(self) -> Generator[Any, Any, None]:
         entry = self._entry
-        entry.awaited = True
+        entry.handled = True
         if not entry.done:
+            if entry.future is not None:
+                raise RuntimeError("this Send is being awaited already")
             entry.future = asyncio.get_running_loop().create_future()
             try:
                 yield from entry.future
@@ -117,6 +132,9 @@ class SendOutcome(Coroutine[Any, Any, None]):
                 raise
             finally:
                 entry.future = None
+        elif self._rest:
+            self._rest = False
+            yield
         if entry.error is not None:
             raise entry.error
 
@@ -136,7 +154,7 @@ class SendOutcome(Coroutine[Any, Any, None]):
         error = _thrown(typ, val)
         if self._wait is None:
             # Cancelled before its first step: the generator would not notice.
-            self._entry.awaited = True
+            self._entry.handled = True
             self._outbox.withdraw(self._entry)
             self._wait = _nothing()
             self._wait.close()
@@ -150,8 +168,8 @@ class SendOutcome(Coroutine[Any, Any, None]):
             SendError: Nothing of it was sent.
         """
         entry = self._entry
-        entry.awaited = True
         if entry.done and entry.error is not None:
+            entry.handled = True
             raise entry.error
 
     def close(self) -> None:
@@ -161,7 +179,20 @@ class SendOutcome(Coroutine[Any, Any, None]):
 
     def __del__(self) -> None:
         entry = self._entry
-        if not entry.awaited:
+        if not entry.handled:
             entry.dropped = True
             if entry.error is not None:
                 self._outbox.unhandled(entry.error)
+
+
+def afresh(error: E) -> E:
+    """An error of the same content: whoever is told has an exception of its own.
+
+    One that is raised twice would carry the traceback of both.
+    """
+    # Not through the constructor: a plugin's own class may want other arguments.
+    again = type(error).__new__(type(error), *error.args)
+    again.args = error.args
+    again.__dict__.update(error.__dict__)
+    again.__cause__ = error.__cause__
+    return again

@@ -28,6 +28,9 @@ class Blueprint:
 
     Attributes:
         effective: Every property by canonical name, defaults of the role resolved.
+        group_properties: Connection Properties that a new group begins with,
+            ``tcp.…`` included once they are known. Never changed in place.
+        learned: Whether the plugins' own properties (``tcp.…``) are known.
         message_defaults: Message Properties that the application set.
     """
 
@@ -36,6 +39,8 @@ class Blueprint:
         "effective",
         "event_log",
         "framers",
+        "group_properties",
+        "learned",
         "local",
         "loop",
         "message_defaults",
@@ -56,7 +61,6 @@ class Blueprint:
         properties: TransportProperties,
         security: SecurityParameters,
         framers: tuple[FramerDefinition, ...],
-        effective: Mapping[str, Any],
     ) -> None:
         self.runtime = runtime
         self.loop: asyncio.AbstractEventLoop = runtime.loop
@@ -68,7 +72,14 @@ class Blueprint:
         self.properties = properties
         self.security = security
         self.framers = framers
-        self.effective = effective
+        self.learned = False
+        self.effective: Mapping[str, Any] = {}
+        self.group_properties: Mapping[str, Any] = {}
+        registry = runtime.system.registry
+        if registry.loaded:
+            self.learn(registry.properties.values())
+        else:
+            self._work_out(())
         self.message_defaults: dict[str, Any] = {
             name: value
             for name, value in properties.explicit.items()
@@ -81,9 +92,17 @@ class Blueprint:
         Raises:
             PropertyError: The application set one to a value that it cannot have.
         """
-        definitions = tuple(definitions)
-        if definitions or any("." in name for name in self.properties.explicit):
-            self.effective = self.properties.effective(self.role, definitions)
+        if not self.learned:
+            self.learned = True
+            self._work_out(definitions)
+
+    def _work_out(self, definitions: Iterable[Property]) -> None:
+        self.effective = self.properties.effective(self.role, definitions)
+        self.group_properties = {
+            name: value
+            for name, value in self.effective.items()
+            if (PROPERTIES[name].kind is Kind.CONNECTION if name in PROPERTIES else self.learned)
+        }
 
     def but(self, **changes: Any) -> Blueprint:
         """A copy with attributes changed, for a clone."""
@@ -91,12 +110,3 @@ class Blueprint:
         for name in self.__slots__:
             setattr(copy, name, changes.get(name, getattr(self, name)))
         return copy
-
-    @property
-    def group_properties(self) -> dict[str, Any]:
-        """Connection Properties that a new group begins with, ``tcp.…`` included."""
-        return {
-            name: value
-            for name, value in self.effective.items()
-            if name not in PROPERTIES or PROPERTIES[name].kind is Kind.CONNECTION
-        }

@@ -8,6 +8,9 @@ the other way round: parts wait in the inbox, a receiver takes them.
 Per loop turn a Connection may do 64 KiB or 128 operations without a real wait
 (``_credit``); then the loop runs once, so that timeouts fire, gathered writes
 leave and a full stack is noticed.
+
+Every Send and every Receive has one outcome. Awaiting gives it; handlers get
+it as an event, all of them before the terminal event, which is the last.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import warnings
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, Unpack
@@ -46,15 +50,29 @@ from taps_core.model.messages import Message, MessageContext, SendRecord
 from taps_core.model.properties import ConnectionState, message_property
 from taps_core.planning.states import ConnectionEvent as E
 from taps_core.planning.states import advance
-from taps_core.runtime.awaitables import DONE, SendOutcome, YieldOnce
+from taps_core.runtime.awaitables import (
+    CREDIT,
+    DONE,
+    PER_OPERATION,
+    SendOutcome,
+    YieldOnce,
+    afresh,
+)
 from taps_core.runtime.dispatch import Dispatcher, EventStream
-from taps_core.runtime.inbox import OBJECT_SIZE, Inbox, Search
+from taps_core.runtime.inbox import Inbox, Search
 from taps_core.runtime.live_properties import ConnectionProperties
-from taps_core.runtime.outbox import Entry, Outbox
+from taps_core.runtime.outbox import Entry, Outbox, Series
 from taps_core.runtime.sending import Sending
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterable
+    from collections.abc import (
+        Awaitable,
+        Callable,
+        Coroutine,
+        Generator,
+        Iterable,
+        Mapping,
+    )
 
     from taps_core.model.errors import Attempt
     from taps_core.model.flow import Flow
@@ -64,7 +82,7 @@ if TYPE_CHECKING:
     from taps_core.planning.candidates import Leaf
     from taps_core.planning.stacks import Stack
     from taps_core.runtime.blueprint import Blueprint
-    from taps_core.runtime.group import Group
+    from taps_core.runtime.group import Group, IncomingStreams
     from taps_core.runtime.listener import Listener
 
 __all__ = ["Connection"]
@@ -72,22 +90,9 @@ __all__ = ["Connection"]
 T = TypeVar("T")
 logger = logging.getLogger("taps_core")
 
-#: Work without a real wait: 64 KiB, or 128 operations at 512 each.
-CREDIT: Final = 64 * 1024
-PER_OPERATION: Final = 512
 #: Handed down from the outbox in one turn of the loop.
 DRAIN: Final = 256 * 1024
 _FINISH: Final = object()
-
-
-class _Yield:
-    """``await _Yield()`` lets the loop run once."""
-
-    def __await__(self) -> Generator[Any, Any, None]:
-        yield
-
-
-_YIELD: Final = _Yield()
 
 
 class Connection(Generic[T]):
@@ -110,7 +115,8 @@ class Connection(Generic[T]):
         "_accepting",
         "_batch",
         "_blueprint",
-        "_close_when_ready",
+        "_close_told",
+        "_close_wanted",
         "_credit",
         "_defaults",
         "_dispatcher",
@@ -135,6 +141,7 @@ class Connection(Generic[T]):
         "_outbox",
         "_priority",
         "_ready",
+        "_settings",
         "_stack",
         "_state",
         "_task",
@@ -167,6 +174,8 @@ class Connection(Generic[T]):
         # Message Properties of this Connection that are not at the RFC's default.
         self._defaults = blueprint.message_defaults
         self._priority: int = group.properties["connPriority"]
+        # Connection Properties of plugins that the group does not share.
+        self._settings: Mapping[str, Any] | None = None
         self._fast = False
         self._accepting = True
         self._through = True
@@ -183,7 +192,9 @@ class Connection(Generic[T]):
         self._leaf: Leaf | None = None
         # The Listener that handed it over, to be told of its end.
         self._listener: Listener | None = None
-        self._close_when_ready = False
+        # close() before Ready, with something to send; and the stack was told.
+        self._close_wanted = False
+        self._close_told = False
         self._end_waiters: list[asyncio.Future[None]] | None = None
         self._gone = False
         self._warned = False
@@ -212,9 +223,12 @@ class Connection(Generic[T]):
                 takes objects, an object.
             context: Message Properties and framer values; a copy is taken.
                 Parts of one Message are sent with the same context object.
-            end_of_message: False for a part that others follow.
+            end_of_message: False for a part that others follow. A part that
+                fails fails the Message: nothing else of it is taken, and if
+                something has left, the Connection ends.
             **message_properties: Message Properties without their ``msg``:
-                ``priority``, ``lifetime`` (seconds), ``final``, …
+                ``priority``, ``lifetime`` (seconds), ``final``, … Those of a
+                Message in parts are given with the first one.
 
         Returns:
             An awaitable. It raises :class:`SendError` (or :class:`Expired`),
@@ -258,7 +272,8 @@ class Connection(Generic[T]):
         """The same Send, fire-and-forget: its outcome comes as an event.
 
         Raises:
-            SendError: QUEUE_FULL when too much waits already (nothing was sent).
+            SendError: It was refused at once: QUEUE_FULL when too much waits
+                already. Nothing was sent.
             PropertyError, TypeError, SendFailed: As :meth:`send`.
         """
         outcome = self.send(data, context, end_of_message=end_of_message, **message_properties)
@@ -270,73 +285,136 @@ class Connection(Generic[T]):
         data: Any,
         context: MessageContext | None,
         end: bool,
-        keywords: Any,
+        keywords: Mapping[str, Any],
         length: int | None = None,
-        identity: int | None = None,
     ) -> Coroutine[Any, Any, None]:
         """Everything that is not the usual case."""
         if self._state is ConnectionState.CLOSED:
             raise self._lost()
         if type(data) is not bytes:
-            if isinstance(data, (bytearray, memoryview)):
-                data = bytes(data)
-            elif self._flow is not None and not self._objects:
-                raise TypeError(
-                    f"{self._stack} carries bytes, not {type(data).__name__}; "
-                    "a framer such as json-lines takes objects"
-                )
+            data = self._own(data)
+        outbox = self._outbox
+        if outbox is not None and context is not None:
+            series = outbox.series_of(context)
+            if series is not None:
+                return self._send_more(outbox, series, data, context, end, keywords, length)
         sent_context = MessageContext() if context is None else context.copy()
         for name, value in keywords.items():
             sent_context.add(name, value)
-        if identity is None and context is not None:
-            identity = id(context)
-        outbox = self._outbox
-        continued = outbox is not None and identity is not None and outbox.series_of(identity)
-        if end and not continued:
-            identity = None
         properties = {**self._defaults, **sent_context.properties}
-        final = bool(properties.get("final"))
-        size = len(data) if type(data) is bytes else PER_OPERATION
+        if properties.get("msgLifetime") == math.inf:
+            del properties["msgLifetime"]
+        entry = self._entry(data, sent_context, properties, length, end)
+        refusal = self._refusal() or self._stack_refusal(entry, properties)
+        if refusal is not None:
+            return self._failed(refusal, entry)
+        if end and not outbox and self._can_hand_down():
+            return self._direct(entry, bool(properties.get("final")))
+        outbox = self._make_outbox()
+        try:
+            outbox.check_room(entry.size)
+        except SendError as error:
+            return self._failed(error, entry)
+        self._queue(entry, properties, None if end else context)
+        return self._queued_outcome(outbox, entry)
+
+    def _send_more(
+        self,
+        outbox: Outbox,
+        series: Series,
+        data: Any,
+        context: MessageContext,
+        end: bool,
+        keywords: Mapping[str, Any],
+        length: int | None,
+    ) -> Coroutine[Any, Any, None]:
+        """A further part: context and properties are those that the Message began with."""
+        entry = self._entry(data, series.context, series.properties, length, end)
+        refusal = self._refusal(continued=True)
+        for name, value in keywords.items():
+            canonical, checked = message_property(name, value)
+            if refusal is None and series.context.get(canonical) != checked:
+                refusal = SendError(
+                    f"{name}: properties of a Message in parts are given with its first part",
+                    reason=Reason.INVALID_MESSAGE_PROPERTIES,
+                )
+        if refusal is None and series.dead is None:
+            try:
+                outbox.check_room(entry.size)
+            except SendError as error:
+                refusal = error
+        if refusal is not None:
+            outcome = self._failed(refusal, entry)
+            outbox.spoil(context, refusal, ended=end)
+            self._resume()
+            return outcome
+        entry.final = bool(series.properties.get("final"))
+        outbox.proceed(context, entry)
+        return self._queued_outcome(outbox, entry)
+
+    def _own(self, data: Any) -> Any:
+        """Bytes that the caller cannot change any more, or an object for a framer."""
+        if isinstance(data, bytes | bytearray | memoryview):
+            return bytes(data)
+        if self._flow is not None and not self._objects:
+            raise TypeError(
+                f"{self._stack} carries bytes, not {type(data).__name__}; "
+                "a framer such as json-lines takes objects"
+            )
+        return data
+
+    def _entry(
+        self,
+        data: Any,
+        context: MessageContext,
+        properties: Mapping[str, Any],
+        length: int | None,
+        end: bool,
+    ) -> Entry:
         lifetime = properties.get("msgLifetime")
         entry = Entry(
             data,
-            self._record(sent_context, properties, length, size, end),
+            self._record(context, properties, length),
             end,
-            sent_context,
-            size,
+            context,
+            len(data) if type(data) is bytes else PER_OPERATION,
             None if lifetime is None else self._loop.time() + lifetime,
         )
-        refusal = self._refusal(entry, properties, bool(continued))
-        if refusal is not None:
-            return self._failed(refusal, entry)
-        if final and end:
-            self._final = True
-            self._refresh()
-        if self._can_hand_down() and not outbox and identity is None and not continued:
-            return self._direct(entry)
-        if outbox is None:
-            outbox = self._make_outbox()
-        try:
-            outbox.check_room(size)
-        except SendError as error:
-            if final and end:
-                self._final = False
-            return self._failed(error, entry)
-        outbox.push(entry, properties.get("msgPriority", 100), final, identity)
+        if self._stack is None:
+            entry.unchecked = properties
+        return entry
+
+    def _queue(
+        self,
+        entry: Entry,
+        properties: Mapping[str, Any],
+        owner: MessageContext | None = None,
+        *,
+        first: bool = False,
+    ) -> None:
+        """Put a Message, or the first part of one, into the outbox."""
+        entry.final = bool(properties.get("final"))
+        self._final = self._final or entry.final
         self._fast = False
+        # Priorities begin at 0: nothing goes before the early Message.
+        priority = -1 if first else properties.get("msgPriority", 100)
+        self._make_outbox().begin(entry, priority, entry.final, properties, owner)
+
+    def _queued_outcome(self, outbox: Outbox, entry: Entry) -> Coroutine[Any, Any, None]:
         if self._can_hand_down():
             self._drain()
-        if entry.done and entry.error is None:
-            return DONE
-        return SendOutcome(outbox, entry)
+        if not entry.done:
+            return SendOutcome(outbox, entry)
+        self._credit -= entry.size + PER_OPERATION
+        exhausted = self._credit <= 0
+        if entry.error is None:
+            return self._exhausted() if exhausted else DONE
+        if exhausted:
+            self._rest()
+        return SendOutcome(outbox, entry, rest=exhausted)
 
     def _record(
-        self,
-        context: MessageContext,
-        properties: dict[str, Any],
-        length: int | None,
-        size: int,
-        end: bool,
+        self, context: MessageContext, properties: Mapping[str, Any], length: int | None
     ) -> SendRecord | None:
         dispatcher = self._dispatcher
         special = properties.keys() - _OWN_PROPERTIES
@@ -349,59 +427,65 @@ class Connection(Generic[T]):
             return None
         return SendRecord(context, {name: properties[name] for name in special}, length)
 
-    def _refusal(
-        self, entry: Entry, properties: dict[str, Any], continued: bool
-    ) -> SendError | None:
-        """Why this Send cannot be, if it cannot (RFC 9622, section 9.1.3)."""
-        context = entry.context
-        if self._state is ConnectionState.CLOSING:
+    def _refusal(self, *, continued: bool = False) -> SendError | None:
+        """Why this Send cannot be at this time, if it cannot."""
+        early = self._early
+        if self._state is ConnectionState.CLOSING or self._close_wanted:
+            return SendError("the Connection is closing", reason=Reason.CONNECTION_CLOSED)
+        if not continued and (self._final or (early is not None and early.context.get("final"))):
             return SendError(
-                "the Connection is closing", reason=Reason.CONNECTION_CLOSED, context=context
+                "a Final Message was sent before", reason=Reason.INVALID_MESSAGE_PROPERTIES
             )
-        if self._final and not continued:
-            return SendError(
-                "a Final Message was sent before",
-                reason=Reason.INVALID_MESSAGE_PROPERTIES,
-                context=context,
-            )
-        if self._blueprint.effective["direction"] == "Unidirectional receive":
-            return SendError(
-                "direction is Unidirectional receive",
-                reason=Reason.INVALID_MESSAGE_PROPERTIES,
-                context=context,
-            )
-        if properties and self._stack is not None:
-            return self._stack_refusal(entry, properties)
-        if not properties and self._stack is not None and self._stack.capabilities.may_duplicate:
-            return self._stack_refusal(entry, properties)
-        return None
+        return self._wrong_direction() if self._receives_only else None
 
-    def _stack_refusal(self, entry: Entry, properties: dict[str, Any]) -> SendError | None:
+    @property
+    def _receives_only(self) -> bool:
+        return bool(self._blueprint.effective["direction"] == "Unidirectional receive")
+
+    def _wrong_direction(self) -> SendError:
+        return SendError(
+            "direction is Unidirectional receive", reason=Reason.INVALID_MESSAGE_PROPERTIES
+        )
+
+    def _stack_refusal(self, entry: Entry, properties: Mapping[str, Any]) -> SendError | None:
+        """Why this stack cannot carry the Message, if it cannot (RFC 9622, section 9.1.3)."""
         stack = self._stack
-        assert stack is not None
-        capabilities = stack.capabilities
-
-        def refuse(sentence: str) -> SendError:
-            return SendError(
-                sentence, reason=Reason.INVALID_MESSAGE_PROPERTIES, context=entry.context
-            )
-
-        if capabilities.may_duplicate and not properties.get("safelyReplayable", False):
-            return refuse(f"{stack} may deliver twice: the Message must be safelyReplayable")
+        if stack is None or not (properties or stack.capabilities.may_duplicate):
+            return None
+        reason = Reason.INVALID_MESSAGE_PROPERTIES
         reliable = properties.get("msgReliable")
-        changed = reliable is not None and reliable is not self.properties.get("reliability")
-        if changed and not self.properties.get("perMsgReliability"):
-            return refuse("msgReliable cannot be changed without perMsgReliability")
-        if properties.get("msgOrdered") is True and not self.properties.get("preserveOrder"):
-            return refuse(f"{stack} does not keep the order of Messages")
-        return None
+        if stack.capabilities.may_duplicate and not properties.get("safelyReplayable", False):
+            sentence = f"{stack} may deliver twice: the Message must be safelyReplayable"
+        elif (
+            reliable is not None
+            and reliable is not self.properties.get("reliability")
+            and not self.properties.get("perMsgReliability")
+        ):
+            sentence = "msgReliable cannot be changed without perMsgReliability"
+        elif properties.get("msgOrdered") is True and not self.properties.get("preserveOrder"):
+            sentence = f"{stack} does not keep the order of Messages"
+        elif properties.get("noSegmentation") and self._is_segmented(entry):
+            sentence = f"{entry.size} bytes do not leave in one packet"
+            reason = Reason.MESSAGE_TOO_LARGE
+        else:
+            return None
+        return SendError(sentence, reason=reason, context=entry.context)
 
-    def _direct(self, entry: Entry) -> Coroutine[Any, Any, None]:
+    def _is_segmented(self, entry: Entry) -> bool:
+        flow = self._flow
+        limit = None if flow is None else flow.read("singularTransmissionMsgMaxLen")
+        return limit is not None and entry.size > limit
+
+    def _direct(self, entry: Entry, final: bool) -> Coroutine[Any, Any, None]:
         """Past the empty outbox, with a record or a Final mark."""
+        entry.final = final
         try:
             later = self.hand_down(entry)
         except SendError as error:
             return self._failed(error, entry)
+        if final:
+            self._final = True
+            self._fast = False
         self._credit -= entry.size + PER_OPERATION
         exhausted = self._credit <= 0
         if self._through and not exhausted:
@@ -427,7 +511,12 @@ class Connection(Generic[T]):
         entry.done = True
         entry.error = error
         self.sent(entry, error)
-        return SendOutcome(self._make_outbox(), entry)
+        # One that fails again and again is no excuse for keeping the loop.
+        self._credit -= PER_OPERATION
+        exhausted = self._credit <= 0
+        if exhausted:
+            self._rest()
+        return SendOutcome(self._make_outbox(), entry, rest=exhausted)
 
     def _make_outbox(self) -> Outbox:
         if self._outbox is None:
@@ -460,7 +549,7 @@ class Connection(Generic[T]):
                 or not self._stack.capabilities.may_duplicate
                 or bool(self._defaults.get("safelyReplayable"))
             )
-            and self._blueprint.effective["direction"] != "Unidirectional receive"
+            and not self._receives_only
         )
 
     def _exhausted(self) -> YieldOnce:
@@ -470,21 +559,40 @@ class Connection(Generic[T]):
 
     def _rest(self) -> None:
         self._fast = False
-        self._flush_down()
-        if self._turn is None:
+        self._flush()
+        if self._turn is None and self._state is not ConnectionState.CLOSED:
             self._turn = self._loop.call_soon(self._end_turn)
 
     def _end_turn(self) -> None:
         self._turn = None
-        flow = self._flow
-        if flow is None or self._state is ConnectionState.CLOSED:
-            return
         if not self._batch:
-            self._flush_down()
+            self._flush()
         self._fresh_turn()
+        self._resume(over_limit=True)
+
+    def _resume(self, *, over_limit: bool = False) -> None:
+        """Let go what waits, if it may.
+
+        Args:
+            over_limit: What waits is what a batch has no room for: it leaves
+                before the batch ends.
+        """
         if self._outbox and self._can_hand_down():
             self._drain()
+            if over_limit and self._batch:
+                self._flush()
         self._refresh()
+
+    def _flush(self) -> None:
+        """Let what was gathered leave, if there is a stack and it still listens."""
+        closed = self._close_told or self._state is ConnectionState.CLOSED
+        if self._flow is not None and not closed:
+            self._flush_down()
+
+    def _before_wait(self) -> None:
+        """A receiver is about to wait, perhaps for the answer to what a batch gathers."""
+        if self._batch:
+            self._flush()
 
     def _fresh_turn(self) -> None:
         """After a real wait: full credit, and the next Message is written through."""
@@ -496,12 +604,13 @@ class Connection(Generic[T]):
         if outbox is None or self._flow is None:
             return
         more = outbox.drain(DRAIN)
+        if self._state is ConnectionState.CLOSED:
+            return
         if not self._batch:
-            self._flush_down()
+            self._flush()
         if more and self._accepting and self._turn is None:
             self._turn = self._loop.call_soon(self._end_turn)
-        if self._state is ConnectionState.CLOSING:
-            self._close_if_drained()
+        self._close_if_drained()
         self._refresh()
 
     # What the outbox asks of its host.
@@ -519,34 +628,57 @@ class Connection(Generic[T]):
                 f"{self._stack} carries bytes, not {type(entry.data).__name__}",
                 reason=Reason.INVALID_MESSAGE_PROPERTIES,
             )
+        if entry.unchecked is not None:
+            refusal = self._stack_refusal(entry, entry.unchecked)
+            if refusal is not None:
+                raise refusal
+        if entry.series is not None and entry.record is not None and entry.deadline is not None:
+            # What it has waited here is part of its lifetime.
+            left = max(entry.deadline - self._loop.time(), _LEAST_LIFETIME)
+            properties = {**entry.record.properties, "msgLifetime": left}
+            entry.record = SendRecord(entry.context, properties, entry.record.length)
         later = self._down(entry.data, entry.record, entry.end)
         if self._log is not None:
             self._note("sent", bytes=entry.size, end_of_message=entry.end)
-        if entry.end and (
-            entry.context.get("final") or (self._final and self._defaults.get("final"))
-        ):
+        if entry.end and entry.final:
             self._flush_down()
             flow.finish()
         return bool(later)
 
+    def recall(self) -> bool:
+        """Have the stack drop the Message it has only the first parts of. Internal."""
+        return self._flow is not None and self._flow.withdraw()
+
+    def cut_off(self, error: SendError) -> None:
+        """A Message that has begun to leave will never be whole. Internal."""
+        self._abort(
+            ConnectionError(
+                f"a Message was cut off while it was sent: {error}", reason=Reason.LOCAL_ABORT
+            )
+        )
+
     def sent(self, entry: Entry, error: BaseException | None) -> None:
         """Tell whoever subscribed the outcome of a Send. Internal."""
+        if error is not None and entry.final:
+            # It never left, so it was not the last one.
+            self._final = False
         dispatcher = self._dispatcher
-        if dispatcher is None or entry.silent or entry.data is _FINISH:
-            return
-        if error is None:
-            if dispatcher.wants(Sent):
+        if dispatcher is not None and not entry.silent:
+            if error is not None:
+                event = _as_send_error(error)
+                if dispatcher.wants(type(event)):
+                    entry.handled = True
+                    dispatcher.emit(event)
+            elif dispatcher.wants(Sent):
                 dispatcher.emit(Sent(entry.context))
-        else:
-            dispatcher.emit(error)
+        if self._state is ConnectionState.CLOSING:
+            self._close_if_drained()
 
     def unhandled(self, error: BaseException) -> None:
-        """An outcome that nobody awaited: logged once. Internal."""
-        dispatcher = self._dispatcher
-        if self._logged_unhandled or (dispatcher is not None and dispatcher.wants(type(error))):
-            return
-        self._logged_unhandled = True
-        logger.warning("%r: a Send failed and nobody awaits or handles it: %s", self, error)
+        """An outcome that nobody awaits or was told: logged once. Internal."""
+        if not self._logged_unhandled:
+            self._logged_unhandled = True
+            logger.warning("%r: a Send failed and nobody awaits or handles it: %s", self, error)
 
     def sending(
         self, length: int | None = None, **message_properties: Unpack[MessageKeywords]
@@ -572,6 +704,12 @@ class Connection(Generic[T]):
             context.add(name, value)
         return Sending(self, context, length)
 
+    def _abandon(self, context: MessageContext) -> None:
+        """Give up a Message in parts."""
+        if self._outbox is not None:
+            self._outbox.abandon(context)
+            self._resume()
+
     def start_batch(self) -> None:
         """Gather the Sends that follow until :meth:`end_batch` (section 9.2.4)."""
         self._batch += 1
@@ -581,10 +719,9 @@ class Connection(Generic[T]):
         """Let what was gathered leave. Without :meth:`start_batch`: no effect."""
         if self._batch:
             self._batch -= 1
-        if not self._batch:
-            self._through = True
-            if self._flow is not None and self._state is not ConnectionState.CLOSED:
-                self._flush_down()
+            if not self._batch:
+                self._through = True
+                self._flush()
 
     @contextlib.contextmanager
     def batch(self) -> Generator[None]:
@@ -606,16 +743,12 @@ class Connection(Generic[T]):
         """
         if self._state is ConnectionState.CLOSED:
             raise self._lost()
-        if self._final:
+        if self._final or self._close_wanted or self._state is ConnectionState.CLOSING:
             return DONE
-        self._final = True
-        self._fast = False
         entry = Entry(_FINISH, None, True, MessageContext(), 0)
-        outbox = self._make_outbox()
-        outbox.push(entry, 0, True)
-        if self._can_hand_down():
-            self._drain()
-        return DONE if entry.done and entry.error is None else SendOutcome(outbox, entry)
+        entry.silent = True  # no Send, so no event
+        self._queue(entry, {"final": True})
+        return self._queued_outcome(self._make_outbox(), entry)
 
     @property
     def queued(self) -> tuple[int, int]:
@@ -653,13 +786,12 @@ class Connection(Generic[T]):
     async def _receive(self) -> Message[T]:
         """A whole Message: the hot path, so what Inbox would do stands here once more."""
         inbox = self._inbox
-        if self._credit <= 0:
-            await _YIELD
-            self._fresh_turn()
-        if not inbox.queue or inbox.waiters or inbox.signal is not None:
-            if not inbox.alone:
+        if not inbox.queue or inbox.waiters or inbox.signal is not None or self._credit <= 0:
+            if inbox.queue or not inbox.alone:
                 return await self._receive_part(None, None)
             # The only receiver there is: a future, and no line to stand in.
+            if self._batch:
+                self._flush()
             inbox.signal = self._loop.create_future()
             try:
                 await inbox.signal
@@ -671,33 +803,40 @@ class Connection(Generic[T]):
             self._credit = CREDIT
             self._through = not self._batch
             if not inbox.queue:
-                return await self._receive_part(None, None)
-        data, context, end = inbox.queue.popleft()
-        inbox.size -= len(data) if type(data) is bytes else OBJECT_SIZE
+                return await self._receive_part(None, None, first=True)
+        part = inbox.queue.popleft()
+        data, context, end = part
+        if type(data) is not bytes:
+            inbox.queue.appendleft(part)
+            return self._take(None)
+        size = len(data)
+        inbox.size -= size
         if inbox.paused or inbox.waiters:
             inbox.taken()
-        self._credit -= PER_OPERATION
-        message: Message[T] = Message(data, context, end, self)
+        self._credit -= PER_OPERATION + size
+        message: Message[T] = Message(data, context, end, self)  # type: ignore[arg-type]  # bytes are what this stack makes
         if self._dispatcher is not None or self._log is not None:
             self._tell_received(message)
         return message
 
-    async def _receive_part(self, minimum: int | None, maximum: int | None) -> Message[T]:
+    async def _receive_part(
+        self, minimum: int | None, maximum: int | None, *, first: bool = False
+    ) -> Message[T]:
         inbox = self._inbox
         self._check_lengths(minimum, maximum)
-        if self._credit <= 0:
-            await _YIELD
-            self._fresh_turn()
-        await inbox.wait(minimum)
-        if not inbox.boundaries and not self._warned:
+        await inbox.wait(minimum, first=first)
+        if minimum is None and maximum is None and not inbox.boundaries and not self._warned:
             # Before anything is taken: where warnings are errors, nothing is lost.
-            self._warn_partial(minimum, maximum)
+            self._warn_partial()
+        return self._take(maximum, partial=minimum is not None)
+
+    def _take(self, maximum: int | None, *, partial: bool = False) -> Message[T]:
+        """Take what :meth:`Inbox.wait` has waited for; exactly one outcome, and its event."""
         try:
-            message = inbox.take(maximum)
+            message = self._inbox.take(maximum, partial=partial)
         except TapsError as error:
             self._receive_ended(error)
             raise
-        self._credit -= PER_OPERATION
         if self._dispatcher is not None or self._log is not None:
             self._tell_received(message)
         return message
@@ -709,15 +848,21 @@ class Connection(Generic[T]):
         if minimum is not None and maximum is not None and minimum > maximum:
             raise ValueError("min_incomplete_length is above max_length")
 
-    def _warn_partial(self, minimum: int | None, maximum: int | None) -> None:
+    def _warn_partial(self) -> None:
+        inbox = self._inbox
+        if not inbox.available:
+            return
         self._warned = True
-        if minimum is None and maximum is None:
+        try:
             warnings.warn(
                 f"{self._stack} has no Message boundaries: receive() returns the bytes that are "
                 "there; use a framer, or give a length",
                 PartialMessageWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
+        except PartialMessageWarning:
+            inbox.taken()
+            raise
 
     def _tell_received(self, message: Message[T]) -> None:
         if self._log is not None:
@@ -728,8 +873,8 @@ class Connection(Generic[T]):
             )
 
     def _receive_ended(self, error: TapsError) -> None:
-        if self._dispatcher is not None and self._state is not ConnectionState.CLOSED:
-            self._dispatcher.emit(error)
+        if self._dispatcher is not None:
+            self._dispatcher.emit(_as_receive_error(error))
 
     async def receive_exactly(self, length: int) -> Message[T]:
         """Exactly ``length`` bytes of the current Message (on a byte stream: of all that comes).
@@ -740,10 +885,10 @@ class Connection(Generic[T]):
         """
         self._check_lengths(length, length)
         inbox = self._inbox
-        await inbox.wait(lambda: inbox.available >= length)
+        await inbox.wait(lambda: inbox.available >= length or inbox.complete)
         if inbox.available < length:
-            raise inbox.shortage(f"fewer than {length} bytes are left")
-        return self._taken(inbox.take(length))
+            raise self._shortage(f"fewer than {length} bytes are left")
+        return self._take(length, partial=True)
 
     async def receive_until(self, separator: bytes, *, max_length: int = 64 * 1024) -> Message[T]:
         """Bytes up to and including ``separator``.
@@ -759,17 +904,24 @@ class Connection(Generic[T]):
         search = Search(inbox, separator, max_length)
         await inbox.wait(search.over)
         if search.length is None:
-            raise inbox.shortage(f"no {separator!r} before the end")
+            raise self._shortage(f"no {separator!r} before the end")
         if search.length > max_length:
-            raise ReceiveError(
-                f"no {separator!r} within {max_length} bytes", reason=Reason.DEFRAMING_FAILED
+            raise self._untaken(
+                ReceiveError(
+                    f"no {separator!r} within {max_length} bytes", reason=Reason.DEFRAMING_FAILED
+                )
             )
-        return self._taken(inbox.take(search.length))
+        return self._take(search.length, partial=True)
 
-    def _taken(self, message: Message[T]) -> Message[T]:
-        if self._dispatcher is not None or self._log is not None:
-            self._tell_received(message)
-        return message
+    def _shortage(self, sentence: str) -> TapsError:
+        return self._untaken(self._inbox.shortage(sentence))
+
+    def _untaken(self, error: TapsError) -> TapsError:
+        """A Receive that ends without taking anything: its outcome, and the next one's turn."""
+        self._credit -= PER_OPERATION
+        self._receive_ended(error)
+        self._inbox.taken()
+        return error
 
     def __aiter__(self) -> Connection[T]:
         """Messages until the peer's Final or orderly close; everything else raises."""
@@ -793,16 +945,18 @@ class Connection(Generic[T]):
             try:
                 await asyncio.shield(ready)
             except asyncio.CancelledError:
-                if self._state is ConnectionState.ESTABLISHING:
-                    task = self._task
-                    self.abort()
-                    if task is not None:
-                        await asyncio.wait([task])
+                # Also if it became Ready in this very turn: whoever asked for
+                # it has not got it.
+                task = self._task
+                self.abort()
+                if task is not None:
+                    await asyncio.wait([task])
+                await self._released()
                 raise
         elif ready is not None:
             ready.exception()
         if self._stack is None and self._error is not None:
-            raise self._error.with_traceback(None)
+            raise afresh(self._error)
         return self
 
     async def __aenter__(self) -> Connection[T]:
@@ -843,9 +997,13 @@ class Connection(Generic[T]):
         if self._ready is not None:
             await asyncio.shield(self._ready)
 
-    def _begin(self, task: asyncio.Task[None]) -> None:
-        self._task = task
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        """Let ``work`` establish it, in a task that the runtime owns."""
         self._ready = self._loop.create_future()
+        task = self._blueprint.runtime.spawn(work)
+        if not task.done():
+            # A loop with eager tasks may be through already.
+            self._task = task
 
     def _established(self, flow: Flow, stack: Stack) -> None:
         """The race has a winner, or a Listener hands over."""
@@ -875,25 +1033,34 @@ class Connection(Generic[T]):
             self._ready.set_result(None)
             self._ready = None
         flow.start(inbox)
+        self._group.established()
         if self._dispatcher is not None and not self.accepted:
             self._dispatcher.emit(Ready())
         if self._early is not None:
             self._send_early()
-        if self._outbox:
-            self._drain()
-        if self._close_when_ready:
+        self._resume()
+        if self._close_wanted and self._state is ConnectionState.ESTABLISHED:
+            self._close_wanted = False
             self._start_close()
 
     def _send_early(self) -> None:
         """What InitiateWithSend was given, unless the handshake carried it."""
-        entry, self._early = self._early, None
-        assert entry is not None
-        entry.silent = False
-        if entry.done:
-            self.sent(entry, None)
+        early, self._early = self._early, None
+        assert early is not None
+        properties = {**self._defaults, **early.context.properties}
+        if early.done:
+            early.silent = False
+            self.sent(early, None)
+            if properties.get("final"):
+                _ = self.finish()
             return
-        self._make_outbox().push(entry, -1, bool(entry.context.get("final")))
-        self._drain()
+        entry = self._entry(early.data, early.context, properties, None, True)
+        entry.dropped = True  # its outcome is an event, or logged
+        if self._receives_only:
+            _ = self._failed(self._wrong_direction(), entry)
+            return
+        entry.unchecked = properties
+        self._queue(entry, properties, first=True)
 
     def _establishment_failed(self, error: EstablishmentError) -> None:
         """No candidate is left."""
@@ -918,9 +1085,9 @@ class Connection(Generic[T]):
         """
         if self._state is ConnectionState.ESTABLISHED:
             self._start_close()
-        elif self._state is ConnectionState.ESTABLISHING and not self._close_when_ready:
+        elif self._state is ConnectionState.ESTABLISHING and not self._close_wanted:
             if self._outbox or self._early is not None:
-                self._close_when_ready = True
+                self._close_wanted = True
             else:
                 self._give_up("closed before it was ready")
         return _Closing(self)
@@ -934,29 +1101,39 @@ class Connection(Generic[T]):
             ReceiveError("the Connection was closed on this side", reason=Reason.CONNECTION_CLOSED)
         )
         self._batch = 0
+        outbox = self._outbox
+        if outbox is not None and not outbox.end_unfinished(
+            SendError("closed before the Message was ended", reason=Reason.CONNECTION_CLOSED),
+            boundaries=self._inbox.boundaries,
+        ):
+            self._abort(
+                ConnectionError(
+                    "closed while a Message was being sent that has no end",
+                    reason=Reason.CONNECTION_ABORTED,
+                )
+            )
+            return
+        self._flush()
+        self._resume()
         self._close_if_drained()
 
     def _close_if_drained(self) -> None:
-        if self._outbox:
-            return
         flow = self._flow
-        if flow is not None and not self._close_when_ready:
-            # Once only: the flag doubles as «the stack was told».
-            self._close_when_ready = True
-        elif flow is None or self._state is not ConnectionState.CLOSING:
-            return
-        self._flush_down()
-        flow.close()
+        if (
+            self._state is ConnectionState.CLOSING
+            and not self._outbox
+            and not self._close_told
+            and flow is not None
+        ):
+            self._flush_down()
+            self._close_told = True
+            flow.close()
 
     def _give_up(self, sentence: str) -> None:
         task, self._task = self._task, None
         self._early = None
         error = EstablishmentError(sentence, reason=Reason.LOCAL_ABORT)
-        ready = self._ready
         self._terminate(E.ESTABLISHMENT_ERROR, error, error)
-        if ready is not None and ready.done():
-            # The application asked for it: not an error that somebody missed.
-            ready.exception()
         if task is not None:
             task.cancel()
 
@@ -972,7 +1149,9 @@ class Connection(Generic[T]):
         if self._state is ConnectionState.ESTABLISHING:
             self._give_up("aborted before it was ready")
             return
-        error = ConnectionError("aborted on this side", reason=Reason.LOCAL_ABORT)
+        self._abort(ConnectionError("aborted on this side", reason=Reason.LOCAL_ABORT))
+
+    def _abort(self, error: ConnectionError) -> None:
         self._inbox.drop(error)
         flow = self._flow
         self._terminate(E.CONNECTION_ERROR, error, error)
@@ -1024,16 +1203,18 @@ class Connection(Generic[T]):
         if self._log is not None:
             self._note(type(last).__name__, error=None if error is None else str(error))
         dispatcher = self._dispatcher
-        if dispatcher is not None:
-            dispatcher.emit(last, last=True)
-        if self._ready is not None:
-            ready, self._ready = self._ready, None
-            assert error is not None
+        ready = self._ready
+        if ready is not None and error is not None:
+            # Kept: if nobody ever awaits it, the loop's exception handler is told.
             ready.set_exception(error)
-            if dispatcher is not None and dispatcher.wants(type(error)):
+            if (
+                (dispatcher is not None and dispatcher.wants(type(error)))
+                or self._end_waiters is not None
+                or error.reason is Reason.LOCAL_ABORT
+            ):
                 ready.exception()
-            if self._end_waiters is not None or error.reason is Reason.LOCAL_ABORT:
-                ready.exception()
+        if dispatcher is not None:
+            self._tell_last(last, self._inbox.line())
         self._group.left(self)
         if self._listener is not None:
             self._listener._left(self)
@@ -1041,6 +1222,16 @@ class Connection(Generic[T]):
         self._wake_end()
         if self._flow is None or self._gone:
             self._forget()
+
+    def _tell_last(self, last: Any, line: tuple[object, ...]) -> None:
+        """The terminal event, after the outcome of every Receive that was waiting.
+
+        What ended them wakes them one after the other.
+        """
+        if any(waiting in self._inbox.line() for waiting in line):
+            self._loop.call_soon(self._tell_last, last, line)
+        elif self._dispatcher is not None:
+            self._dispatcher.emit(last, last=True)
 
     def _forget(self) -> None:
         self._blueprint.runtime.connections.discard(self)
@@ -1071,15 +1262,11 @@ class Connection(Generic[T]):
 
     def _writable(self, writable: bool) -> None:
         self._accepting = writable
-        if writable and self._outbox and self._can_hand_down():
-            self._drain()
-        self._refresh()
+        self._resume()
 
     def _outcome(self, record: SendRecord, error: SendError | None) -> None:
         if self._outbox is not None:
             self._outbox.outcome(record, error)
-            if self._state is ConnectionState.CLOSING:
-                self._close_if_drained()
 
     def _notified(self, event: Event) -> None:
         if self._log is not None:
@@ -1087,11 +1274,12 @@ class Connection(Generic[T]):
         if self._dispatcher is not None and self._state is not ConnectionState.CLOSED:
             self._dispatcher.emit(event)
 
-    def _receive_failed(self, error: ReceiveError) -> None:
+    def _receive_failed(self, error: ReceiveError, *, told: bool) -> None:
+        """A Message was lost; ``told`` if it will be the outcome of a Receive."""
         if self._log is not None:
             self._note("ReceiveError", error=str(error))
-        if self._dispatcher is not None and self._state is not ConnectionState.CLOSED:
-            self._dispatcher.emit(error)
+        if not told:
+            self._notify_error(error)
 
     def _peer_finished(self) -> None:
         if self._log is not None:
@@ -1109,7 +1297,7 @@ class Connection(Generic[T]):
             TypeError: Not an event type, or a coroutine function.
         """
         self._dispatch().on(event_type, handler)
-        if issubclass(ConnectionReceived, event_type):
+        if event_type is ConnectionReceived:
             self._group.take_streams()
         self._refresh()
 
@@ -1121,7 +1309,8 @@ class Connection(Generic[T]):
 
     def _dispatch(self) -> Dispatcher:
         if self._dispatcher is None:
-            self._dispatcher = Dispatcher(self, self._loop)
+            over = self._state is ConnectionState.CLOSED
+            self._dispatcher = Dispatcher(self, self._loop, over=over)
         return self._dispatcher
 
     def _note(self, event: str, **fields: Any) -> None:
@@ -1241,7 +1430,7 @@ class Connection(Generic[T]):
         """All open Connections of the group, this one included."""
         return frozenset(self._group.members.values())
 
-    def incoming(self) -> AsyncIterator[Connection[Any]]:
+    def incoming(self) -> IncomingStreams:
         """Connections that the peer adds to the group, as ``async for`` (streams)."""
         return self._group.incoming()
 
@@ -1299,9 +1488,11 @@ class _Closing:
             yield from connection._next_end().__await__()
         error = connection._error
         if error is not None and error.reason is not Reason.LOCAL_ABORT:
-            raise error.with_traceback(None)
+            raise afresh(error)
 
 
+#: Seconds that are left to a Message whose time is up while it is handed down.
+_LEAST_LIFETIME: Final = 1e-6
 #: Message Properties that the Connection itself deals with.
 _OWN_PROPERTIES: Final = frozenset({"safelyReplayable", "final", "msgPriority"})
 #: Defaults that do not keep a Send from the short way.
@@ -1314,6 +1505,24 @@ def _as_connection_error(error: Exception) -> TapsError:
     failure = ConnectionError(str(error) or type(error).__name__, reason=Reason.PROTOCOL_FAILED)
     failure.__cause__ = error
     return failure
+
+
+def _as_send_error(error: BaseException) -> BaseException:
+    """As an event: that of a Send alone. SendFailed would also be a ConnectionError."""
+    if not isinstance(error, SendFailed):
+        return error
+    event = SendError(str(error), reason=error.reason, detail=error.detail, context=error.context)
+    event.__cause__ = error.__cause__
+    return event
+
+
+def _as_receive_error(error: TapsError) -> ReceiveError:
+    """As an event: that of a Receive, also where the end of the Connection ended it."""
+    if isinstance(error, ReceiveError):
+        return error
+    event = ReceiveError(str(error), reason=error.reason, detail=error.detail)
+    event.__cause__ = error
+    return event
 
 
 def _size(data: Any) -> int | None:

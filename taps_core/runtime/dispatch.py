@@ -13,6 +13,9 @@ import inspect
 from collections import deque
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from taps_core.model.errors import TapsError
+from taps_core.model.events import Event
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -26,11 +29,11 @@ MAX_UNREAD = 10_000
 class EventStream(Generic[E]):
     """``async for event in connection.events()``: all events from here on, to the last."""
 
-    def __init__(self, owner: Dispatcher) -> None:
+    def __init__(self, owner: Dispatcher, *, ended: bool = False) -> None:
         self._owner = owner
         self._events: deque[E] = deque()
-        self._future: asyncio.Future[None] | None = None
-        self._ended = False
+        self._waiting: list[asyncio.Future[None]] = []
+        self._ended = ended
         #: Events dropped because nobody read them.
         self.dropped = 0
 
@@ -41,11 +44,9 @@ class EventStream(Generic[E]):
         while not self._events:
             if self._ended:
                 raise StopAsyncIteration
-            self._future = asyncio.get_running_loop().create_future()
-            try:
-                await self._future
-            finally:
-                self._future = None
+            future = asyncio.get_running_loop().create_future()
+            self._waiting.append(future)
+            await future
         return self._events.popleft()
 
     def close(self) -> None:
@@ -64,18 +65,29 @@ class EventStream(Generic[E]):
         self._wake()
 
     def _wake(self) -> None:
-        if self._future is not None and not self._future.done():
-            self._future.set_result(None)
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
 
 
 class Dispatcher:
-    """Handlers and streams of one object, made when the first one subscribes."""
+    """Handlers and streams of one object, made when the first one subscribes.
 
-    __slots__ = ("_handlers", "_loop", "_owner", "_queue", "_scheduled", "_streams")
+    Args:
+        owner: Whose events they are.
+        loop: Where handlers run.
+        over: The terminal event has passed: nothing comes any more.
+    """
 
-    def __init__(self, owner: object, loop: asyncio.AbstractEventLoop) -> None:
+    __slots__ = ("_handlers", "_loop", "_over", "_owner", "_queue", "_scheduled", "_streams")
+
+    def __init__(
+        self, owner: object, loop: asyncio.AbstractEventLoop, *, over: bool = False
+    ) -> None:
         self._owner = owner
         self._loop = loop
+        self._over = over
         self._handlers: dict[type, list[Callable[[Any], object]]] = {}
         self._streams: list[EventStream[Any]] = []
         self._queue: deque[tuple[Any, bool]] = deque()
@@ -87,22 +99,25 @@ class Dispatcher:
         Raises:
             TypeError: Not an event type, or a coroutine function.
         """
-        if not isinstance(event_type, type):
+        if not (isinstance(event_type, type) and issubclass(event_type, Event | TapsError)):
             raise TypeError(
-                f"on() takes an event class such as taps_core.Ready, not {event_type!r}"
-            )
-        if inspect.iscoroutinefunction(handler):
-            raise TypeError(
-                "handlers are plain functions; for coroutines iterate over events() in a task"
+                "on() takes an event class such as taps_core.Ready or taps_core.ConnectionError,"
+                f" not {event_type!r}"
             )
         if not callable(handler):
             raise TypeError(f"{handler!r} cannot be called")
+        call = type(handler).__call__  # of an object: ``async def __call__``
+        if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call):
+            raise TypeError(
+                "handlers are plain functions; for coroutines iterate over events() in a task"
+            )
         self._handlers.setdefault(event_type, []).append(handler)
 
     def stream(self) -> EventStream[Any]:
         """A new stream of all events from here on."""
-        stream: EventStream[Any] = EventStream(self)
-        self._streams.append(stream)
+        stream: EventStream[Any] = EventStream(self, ended=self._over)
+        if not self._over:
+            self._streams.append(stream)
         return stream
 
     def forget(self, stream: EventStream[Any]) -> None:
@@ -121,12 +136,12 @@ class Dispatcher:
         )
 
     def handles(self, event_type: type) -> bool:
-        """Whether a handler (not just a stream) is there for it."""
-        return any(issubclass(event_type, handled) for handled in self._handlers)
+        """Whether a handler is there for this very type, not for a base of it."""
+        return event_type in self._handlers
 
     def emit(self, event: Any, *, last: bool = False) -> None:
-        """Queue an event for whoever wants it."""
-        if not last and not self.wants(type(event)):
+        """Queue an event for whoever wants it; after the last one nothing is told."""
+        if self._over or (not last and not self.wants(type(event))):
             return
         self._queue.append((event, last))
         if not self._scheduled:
@@ -135,27 +150,37 @@ class Dispatcher:
 
     def _run(self) -> None:
         # What handlers cause comes in a later turn: one turn never runs for ever.
-        for _ in range(len(self._queue)):
-            event, last = self._queue.popleft()
-            for event_type, handlers in list(self._handlers.items()):
-                if isinstance(event, event_type):
-                    for handler in tuple(handlers):
-                        self._call(handler, event)
-            for stream in tuple(self._streams):
-                stream.push(event, last)
-            if last:
-                self._handlers.clear()
-                self._streams.clear()
-                self._queue.clear()
-                break
-        self._scheduled = bool(self._queue)
-        if self._scheduled:
-            self._loop.call_soon(self._run)
+        try:
+            for _ in range(len(self._queue)):
+                self._tell(*self._queue.popleft())
+        finally:
+            # Also when a handler let a KeyboardInterrupt or CancelledError through.
+            self._scheduled = bool(self._queue)
+            if self._scheduled:
+                self._loop.call_soon(self._run)
+
+    def _tell(self, event: Any, last: bool) -> None:
+        if self._over:
+            return
+        self._over = last
+        for stream in tuple(self._streams):
+            stream.push(event, last)
+        handlers = [
+            handler
+            for event_type, subscribed in self._handlers.items()
+            if isinstance(event, event_type)
+            for handler in subscribed
+        ]
+        if last:
+            self._handlers.clear()
+            self._streams.clear()
+        for handler in handlers:
+            self._call(handler, event)
 
     def _call(self, handler: Callable[[Any], object], event: Any) -> None:
         try:
             handler(event)
-        except Exception as error:  # noqa: BLE001  # an application's handler may raise anything
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # an application's handler may raise anything
             self._loop.call_exception_handler(
                 {
                     "message": f"handler for {type(event).__name__} of {self._owner!r} raised",

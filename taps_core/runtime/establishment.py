@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from taps_core.model.capabilities import DataUnit
-from taps_core.model.errors import (
-    CloneError,
-    EstablishmentError,
-    EstablishmentTimeout,
-    Reason,
-    TapsError,
-)
+from taps_core.model.endpoints import Endpoint
+from taps_core.model.errors import EstablishmentError, EstablishmentTimeout, Reason, TapsError
 from taps_core.model.layers import AcceptRequest, ConnectRequest, EarlyData, SecurityLayer
 from taps_core.planning.candidates import Leaf, build_leaves
 from taps_core.planning.race import RacePlanner
@@ -22,75 +17,100 @@ from taps_core.runtime.race import race
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from taps_core.model.endpoints import LocalEndpoint, RemoteEndpoint
     from taps_core.model.errors import Attempt
-    from taps_core.model.flow import Flow
+    from taps_core.model.flow import Flow, Session
     from taps_core.model.layers import Connector
     from taps_core.planning.selection import Ranked
     from taps_core.planning.stacks import Stack
     from taps_core.runtime.blueprint import Blueprint
     from taps_core.runtime.connection import Connection
+    from taps_core.runtime.resolver import Resolving
 
 __all__ = [
+    "TIMEOUT",
+    "Won",
     "accept",
     "accept_now",
+    "as_establishment_error",
     "connect_again",
     "connector",
     "establish",
     "frame",
     "load",
+    "open_stream",
+    "plugin_failed",
     "ranking",
+    "resolve_all",
 ]
+
+E = TypeVar("E", bound=Endpoint)
+
+#: Seconds that establishment may take unless the application says otherwise.
+TIMEOUT: Final = 30.0
 
 
 async def establish(connection: Connection[Any], timeout: float | None) -> None:
     """Bring ``connection`` to Ready or EstablishmentError; never raises but CancelledError."""
     attempts: list[Attempt] = []
+    deadline = None if timeout is None else connection._loop.time() + timeout
+    scope = asyncio.timeout_at(deadline)
     try:
-        async with asyncio.timeout(timeout):
-            leaf, flow = await _win(connection, attempts)
-    except asyncio.CancelledError:
-        connection._establishment_failed(
-            EstablishmentError("cancelled", reason=Reason.LOCAL_ABORT, attempts=attempts)
-        )
-        raise
-    except TimeoutError as error:
-        if isinstance(error, EstablishmentError):
-            failure: EstablishmentError = error
-        else:
-            failure = EstablishmentTimeout(
-                f"nothing was ready within {timeout:g} s" + _tried(attempts),
-                attempts=attempts,
-                transient=True,
-            )
+        async with scope:
+            won = await _win(connection, attempts, deadline)
+    except BaseException as error:
         connection.report = tuple(attempts)
-        connection._establishment_failed(failure)
-    except (TapsError, OSError) as error:
-        connection.report = tuple(attempts)
-        connection._establishment_failed(_as_failure(error, attempts))
-    except Exception as error:  # noqa: BLE001  # a plugin's bug must reach whoever waits
-        connection.report = tuple(attempts)
-        failure = EstablishmentError(
-            f"a plugin failed: {type(error).__name__}: {error}", attempts=attempts
-        )
-        failure.__cause__ = error
-        connection._establishment_failed(failure)
-    else:
-        connection.report = tuple(attempts)
-        connection._leaf = leaf
-        connection._established(flow, leaf.stack)
+        connection._establishment_failed(_failure(error, attempts, scope.expired(), timeout))
+        if not isinstance(error, Exception):
+            raise
+        return
+    connection.report = tuple(attempts)
+    won.establish(connection)
 
 
-async def _win(connection: Connection[Any], attempts: list[Attempt]) -> tuple[Leaf, Flow]:
+def _failure(
+    error: BaseException, attempts: Sequence[Attempt], expired: bool, timeout: float | None
+) -> EstablishmentError:
+    if expired and isinstance(error, TimeoutError):
+        return EstablishmentTimeout(
+            f"nothing was ready within {timeout:g} s" + _tried(attempts),
+            attempts=attempts,
+            transient=True,
+        )
+    if isinstance(error, Exception):
+        return as_establishment_error(error, attempts)
+    return EstablishmentError("cancelled", reason=Reason.LOCAL_ABORT, attempts=attempts)
+
+
+class Won:
+    """An established, unstarted flow, and what it was asked for with."""
+
+    __slots__ = ("flow", "leaf", "properties", "stack")
+
+    def __init__(
+        self, flow: Flow, stack: Stack, properties: Mapping[str, Any], leaf: Leaf | None
+    ) -> None:
+        self.flow = flow
+        self.stack = stack
+        self.properties = properties
+        self.leaf = leaf
+
+    def establish(self, connection: Connection[Any]) -> None:
+        """Make ``connection`` Ready, with all that it was told meanwhile."""
+        connection._leaf = self.leaf
+        connection._established(self.flow, self.stack)
+        connection._group.catch_up(connection, self.properties)
+
+
+async def _win(connection: Connection[Any], attempts: list[Attempt], deadline: float | None) -> Won:
     blueprint = connection._blueprint
-    loop = blueprint.loop
-    began = loop.time()
+    began = blueprint.loop.time()
     await load(blueprint)
+    connection._group.learn(blueprint)
     ranked = ranking(blueprint)
-    remotes = await _resolve(blueprint, blueprint.remote)
-    locals_ = await _resolve(blueprint, blueprint.local)
-    properties = blueprint.effective
-    leaves = build_leaves(ranked, remotes, locals_, properties=properties)
+    resolver = blueprint.runtime.system.resolver
+    remotes = await resolve_all(resolver, blueprint.remote)
+    locals_ = await resolve_all(resolver, blueprint.local)
+    leaves = build_leaves(ranked, remotes, locals_, properties=blueprint.effective)
     if not leaves:
         raise EstablishmentError(
             "no address fits: "
@@ -100,28 +120,63 @@ async def _win(connection: Connection[Any], attempts: list[Attempt]) -> tuple[Le
         )
     planner = RacePlanner(leaves, began=began)
     planner.attempts = attempts
-    entry = connection._early
+    return await _race(connection, planner, deadline)
+
+
+async def _race(connection: Connection[Any], planner: RacePlanner, deadline: float | None) -> Won:
+    asked: dict[Leaf, Mapping[str, Any]] = {}
     offered: dict[Leaf, EarlyData] = {}
 
     async def attempt(leaf: Leaf) -> Flow:
-        early = None
-        if entry is not None and entry.context.get("safelyReplayable"):
-            early = offered[leaf] = EarlyData(entry.data)
-        return await connect(blueprint, leaf, properties, early)
+        # As they are now: they may change while others are tried.
+        asked[leaf] = connection._group.requested(connection)
+        early = _early_data(connection, leaf.stack)
+        if early is not None:
+            offered[leaf] = early
+        request = _request(connection._blueprint, leaf, asked[leaf], deadline, early)
+        return await connector(leaf.stack).connect(request)
 
     leaf, flow = await race(planner, attempt)
-    taken = offered.get(leaf)
-    if entry is not None and taken is not None and taken.taken:
-        entry.done = True
-    return leaf, flow
+    if leaf in offered and offered[leaf].taken and connection._early is not None:
+        connection._early.done = True
+    return Won(flow, leaf.stack, asked[leaf], leaf)
+
+
+def _early_data(connection: Connection[Any], stack: Stack) -> EarlyData | None:
+    """What InitiateWithSend was given, if it may travel with this stack's handshake."""
+    entry = connection._early
+    if entry is None or not stack.capabilities.early_data or connection._receives_only:
+        return None
+    properties = {**connection._defaults, **entry.context.properties}
+    return EarlyData(entry.data) if properties.get("safelyReplayable") else None
+
+
+def _request(
+    blueprint: Blueprint,
+    leaf: Leaf,
+    properties: Mapping[str, Any],
+    deadline: float | None,
+    early: EarlyData | None,
+) -> ConnectRequest:
+    return ConnectRequest(
+        remote=leaf.remote,
+        local=leaf.local,
+        properties=properties,
+        security=blueprint.security,
+        server_name=leaf.remote.hostname,
+        role=blueprint.role,
+        deadline=deadline,
+        early=early,
+    )
 
 
 async def load(blueprint: Blueprint) -> None:
     """Import the plugins off the loop if that has not been done, and learn their properties."""
-    registry = blueprint.runtime.system.registry
-    if not registry.loaded:
-        await blueprint.loop.run_in_executor(None, lambda: registry.transports)
-    blueprint.learn(registry.properties.values())
+    if not blueprint.learned:
+        registry = blueprint.runtime.system.registry
+        if not registry.loaded:
+            await blueprint.loop.run_in_executor(None, lambda: registry.transports)
+        blueprint.learn(registry.properties.values())
 
 
 def ranking(blueprint: Blueprint) -> Sequence[Ranked]:
@@ -141,40 +196,26 @@ def ranking(blueprint: Blueprint) -> Sequence[Ranked]:
     return selection.candidates()
 
 
-async def _resolve(
-    blueprint: Blueprint, endpoints: Sequence[LocalEndpoint] | Sequence[RemoteEndpoint]
-) -> list[Any]:
-    resolver = blueprint.runtime.system.resolver
-    found: list[Any] = []
-    errors: list[EstablishmentError] = []
-    for endpoint in endpoints:
-        try:
-            found += await resolver.resolve(endpoint)
-        except EstablishmentError as error:
-            errors.append(error)
-    if errors and not found:
-        raise errors[0]
+async def resolve_all(resolver: Resolving, endpoints: Sequence[E]) -> list[E]:
+    """Addresses of all, in the order of ``endpoints``.
+
+    Raises:
+        EstablishmentError: RESOLUTION_FAILED: none of them has any.
+    """
+    if len(endpoints) == 1:
+        return list(await resolver.resolve(endpoints[0]))
+    answers = await asyncio.gather(*map(resolver.resolve, endpoints), return_exceptions=True)
+    found: list[E] = []
+    errors: list[BaseException] = []
+    for answer in answers:
+        if isinstance(answer, BaseException):
+            errors.append(answer)
+        else:
+            found += answer
+    for error in errors:
+        if not found or not isinstance(error, EstablishmentError):
+            raise error
     return found
-
-
-async def connect(
-    blueprint: Blueprint,
-    leaf: Leaf,
-    properties: Mapping[str, Any],
-    early: EarlyData | None = None,
-) -> Flow:
-    """One attempt: through all layers of the leaf's stack."""
-    remote = leaf.remote
-    request = ConnectRequest(
-        remote=remote,
-        local=leaf.local,
-        properties=properties,
-        security=blueprint.security,
-        server_name=remote.hostname,
-        role=blueprint.role,
-        early=early,
-    )
-    return await connector(leaf.stack).connect(request)
 
 
 class _Secured:
@@ -243,41 +284,53 @@ async def frame(flow: Flow, stack: Stack) -> Flow:
     return flow
 
 
-async def connect_again(parent: Connection[Any], clone: Connection[Any]) -> tuple[Flow, Stack]:
+async def open_stream(session: Session, clone: Connection[Any], stack: Stack) -> Won:
+    """A further stream of the parent's session (Clone)."""
+    properties = clone._group.requested(clone)
+    async with asyncio.timeout(TIMEOUT):
+        flow = await frame(await session.open_stream(properties), stack)
+    return Won(flow, stack, properties, None)
+
+
+async def connect_again(parent: Connection[Any], clone: Connection[Any], stack: Stack) -> Won:
     """A new transport connection to where ``parent`` leads (Clone without streams)."""
     leaf = parent._leaf
     assert leaf is not None
-    blueprint = clone._blueprint
-    stack = parent._stack_for(blueprint.framers)
     local = leaf.local
     if local is not None and local.port:
         # The port is taken by the parent.
         local = local.with_port(None)
     again = Leaf(stack, leaf.remote, local, path=leaf.path, group=leaf.group)
-    properties = {**blueprint.effective, **clone._group.properties}
-    began = blueprint.loop.time()
+    began = clone._loop.time()
     planner = RacePlanner([again], began=began)
-
-    async def attempt(leaf: Leaf) -> Flow:
-        return await connect(blueprint, leaf, properties)
-
     try:
-        _, flow = await race(planner, attempt)
+        async with asyncio.timeout_at(began + TIMEOUT):
+            return await _race(clone, planner, began + TIMEOUT)
     finally:
         clone.report = tuple(planner.attempts)
-    clone._leaf = again
-    return flow, stack
 
 
 def _tried(attempts: Sequence[Attempt]) -> str:
     return "".join(f"\n  {attempt}" for attempt in attempts)
 
 
-def _as_failure(error: TapsError | OSError, attempts: Sequence[Attempt]) -> EstablishmentError:
-    if isinstance(error, EstablishmentError) and not isinstance(error, CloneError):
+def plugin_failed(error: Exception) -> EstablishmentError:
+    """The error for a plugin that raised what it must not."""
+    return EstablishmentError(f"a plugin failed: {type(error).__name__}: {error}")
+
+
+def as_establishment_error(error: Exception, attempts: Sequence[Attempt]) -> EstablishmentError:
+    """What ended an establishment, as the application is told."""
+    if isinstance(error, EstablishmentError):
         error.attempts = error.attempts or tuple(attempts)
         return error
-    reason = error.reason if isinstance(error, TapsError) else Reason.ESTABLISHMENT_FAILED
-    failure = EstablishmentError(str(error), reason=reason, attempts=attempts)
+    if isinstance(error, (TapsError, OSError)):
+        reason = error.reason if isinstance(error, TapsError) else Reason.ESTABLISHMENT_FAILED
+        failure = EstablishmentError(str(error), reason=reason, attempts=attempts)
+        if isinstance(error, OSError):
+            failure.errno, failure.strerror = error.errno, error.strerror
+    else:
+        failure = plugin_failed(error)
+        failure.attempts = tuple(attempts)
     failure.__cause__ = error
     return failure

@@ -3,54 +3,99 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from typing import TYPE_CHECKING, Any
+import logging
+from typing import TYPE_CHECKING, Any, Final
 
 from taps_core.model.errors import CloneError, EstablishmentError, PropertyError, Reason, TapsError
 from taps_core.model.events import ConnectionReceived
-from taps_core.model.properties import ConnectionState, Kind, connection_property, message_property
+from taps_core.model.properties import ConnectionState, Kind, connection_property
+from taps_core.runtime.arrivals import Arrivals
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import Mapping, Sequence
 
     from taps_core.model.flow import Flow, Session
-    from taps_core.planning.stacks import Stack
+    from taps_core.model.properties import Property
+    from taps_core.runtime.blueprint import Blueprint
     from taps_core.runtime.connection import Connection
+    from taps_core.runtime.establishment import Won
 
-__all__ = ["Group"]
+__all__ = ["Group", "IncomingStreams"]
+
+logger = logging.getLogger("taps_core")
 
 #: Streams of the peer that may wait for somebody to take them.
-MAX_WAITING = 128
+MAX_WAITING: Final = 128
+#: Seconds that framers may take to set up a stream that the peer opened.
+STREAM_TIMEOUT: Final = 30.0
 
 
 class Group:
     """The Connections that share one session, or at least their properties.
 
+    Args:
+        properties: What the group begins with. Never changed in place: all
+            Connections of one Listener begin with the same mapping.
+
     Attributes:
         properties: Connection Properties by canonical name, one store for all
-            members (connPriority apart, which each member has for itself).
+            members; what each member has for itself (connPriority, settings of
+            its stream) is with the member.
         members: Open Connections.
     """
 
+    __slots__ = (
+        "_arrivals",
+        "_closing",
+        "_iterators",
+        "_session",
+        "_shaking",
+        "_taken",
+        "members",
+        "properties",
+    )
+
     def __init__(self, properties: Mapping[str, Any]) -> None:
-        self.properties = dict(properties)
+        self.properties = properties
         self.members: dict[int, Connection[Any]] = {}
         self._session: Session | None = None
-        self._taking = False
+        self._closing = False
+        #: Streams of the peer for ``incoming()``, once somebody wants streams.
+        self._arrivals: Arrivals | None = None
+        self._taken: Session | None = None
         self._shaking = 0
-        self._incoming: deque[Connection[Any]] = deque()
-        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._iterators = 0
 
     # -- members
+
+    def established(self) -> None:
+        """A member is Ready: there may be a session now."""
+        if self._arrivals is not None:
+            self._take_streams()
 
     def left(self, member: Connection[Any]) -> None:
         """A member reached its end."""
         self.members.pop(id(member), None)
+        arrivals = self._arrivals
+        if arrivals is not None:
+            arrivals.ended(member)
+            if not self._iterators and all(each in arrivals for each in self.members.values()):
+                # Nobody can know of these any more.
+                arrivals.drop_untold()
         if not self.members:
-            self._wake()
+            self._end()
+
+    def _end(self) -> None:
+        session, self._session = self._session, None
+        if session is not None and self._closing:
+            session.close()
+        if self._arrivals is not None:
+            self._arrivals.end()
 
     def close(self) -> None:
         """CloseGroup."""
+        self._find_session()
+        self._closing = True
         for member in list(self.members.values()):
             _ = member.close()
 
@@ -64,40 +109,97 @@ class Group:
 
     # -- properties
 
+    def learn(self, blueprint: Blueprint) -> None:
+        """Take in the properties of plugins that were not known before."""
+        self.properties = {**blueprint.group_properties, **self.properties}
+
+    def requested(self, member: Connection[Any]) -> dict[str, Any]:
+        """Every property as ``member`` wants it now: what a stack is asked for with."""
+        return {
+            **member._blueprint.effective,
+            **self.properties,
+            "connPriority": member._priority,
+            **(member._settings or {}),
+            **member._defaults,
+        }
+
+    def catch_up(self, member: Connection[Any], asked: Mapping[str, Any]) -> None:
+        """Let what was set while ``member`` was establishing take effect.
+
+        Args:
+            member: It is Ready.
+            asked: What its stack was asked for with.
+        """
+        if member._state is ConnectionState.CLOSED:
+            return
+        for name, value in self.requested(member).items():
+            if asked.get(name) == value or name in member._defaults:
+                continue
+            try:
+                member._apply(name, value)
+            except PropertyError as error:
+                # Too late to say no: reading it back tells, as the log does.
+                logger.warning("%r: %s stays %r: %s", member, name, asked.get(name), error)
+                self._store(member, name, asked.get(name))
+
+    def _store(self, member: Connection[Any], name: str, value: Any) -> None:
+        if name == "connPriority":
+            member._priority = value
+        elif name in (member._settings or ()):
+            member._settings = {**(member._settings or {}), name: value}
+        else:
+            self.properties = {**self.properties, name: value}
+
     def set_property(self, member: Connection[Any], name: str, value: Any) -> None:
-        """Set on ``member``; Connection Properties reach every member.
+        """Set on ``member``; what the group shares reaches every member.
 
         Raises:
             PropertyError: Nothing was changed.
         """
         if member._state is ConnectionState.CLOSED:
             raise PropertyError("the Connection is closed")
-        definition, checked = connection_property(name, value, member._definitions)
-        if definition.kind is Kind.MESSAGE:
-            member._set_default(*message_property(name, value))
-            return
-        member._apply(definition.name, checked)
-        if definition.name == "connPriority":
-            member._priority = checked
-            return
-        self.properties[definition.name] = checked
-        for other in list(self.members.values()):
-            if other is not member:
-                self._entangle(other, definition.name, checked)
+        self._set(member, *connection_property(name, value, member._definitions))
 
-    def _entangle(self, other: Connection[Any], name: str, value: Any) -> None:
+    def _set(self, member: Connection[Any], definition: Property, value: Any) -> None:
+        name = definition.name
+        if definition.kind is Kind.MESSAGE:
+            member._set_default(name, value)
+            return
+        if not definition.group_shared:
+            member._apply(name, value)
+            if name == "connPriority":
+                member._priority = value
+            else:
+                member._settings = {**(member._settings or {}), name: value}
+            return
+        session = self._find_session()
+        by_session = session is not None and session.apply(name, value)
+        if not by_session:
+            member._apply(name, value)
+        before = self.properties.get(name)
+        self.properties = {**self.properties, name: value}
+        if name == "groupConnLimit" and self._taken is not None:
+            self._taken.accept_streams(self._stream, value)
+        if not by_session:
+            for other in list(self.members.values()):
+                if other is not member:
+                    self._entangle(other, name, value, before)
+
+    def _entangle(self, other: Connection[Any], name: str, value: Any, before: Any) -> None:
         try:
             other._apply(name, value)
         except PropertyError as error:
             # RFC 9622, 7.4: what cannot follow leaves the group and is told so.
             self.members.pop(id(other), None)
-            alone = Group({**self.properties})
+            alone = Group({**self.properties, name: before})
             alone.members[id(other)] = other
             other._group = alone
-            other._notify_error(
-                CloneError(f"{name} cannot be {value!r} here: this Connection left its group")
+            left = CloneError(
+                f"{name} cannot be {value!r} here, so this Connection left its group: {error}",
+                reason=error.reason,
             )
-            other._notify_error(error)
+            left.__cause__ = error
+            other._notify_error(left)
 
     # -- clones
 
@@ -107,47 +209,50 @@ class Group:
         framers: Any,
         connection_properties: Mapping[str, Any] | None,
     ) -> Connection[Any]:
-        """A further member, establishing."""
+        """A further member, establishing.
+
+        Raises:
+            PropertyError: A setting that cannot be.
+            PluginError, TypeError: A framer that cannot be.
+        """
         from taps_core.runtime.connection import Connection
 
+        settings = dict(connection_properties or {})
+        for name, value in settings.items():
+            if parent._stack is not None or "." not in name:
+                connection_property(name, value, parent._definitions)
         blueprint = parent._blueprint
-        changes: dict[str, Any] = {"role": "clone"}
+        changes: dict[str, Any] = {"role": "clone", "message_defaults": parent._defaults}
         if framers is not None:
             changes["framers"] = blueprint.runtime.system.framers(framers)
         blueprint = blueprint.but(**changes)
-        blueprint.message_defaults = dict(parent._defaults)
         clone: Connection[Any] = Connection(blueprint, self)
         clone._priority = parent._priority
-        settings = dict(connection_properties or {})
-        task = blueprint.runtime.spawn(self._establish_clone(parent, clone, settings))
-        clone._begin(task)
+        clone._begin(self._establish_clone(parent, clone, settings))
         return clone
 
     async def _establish_clone(
-        self, parent: Connection[Any], clone: Connection[Any], settings: dict[str, Any]
+        self, parent: Connection[Any], clone: Connection[Any], settings: Mapping[str, Any]
     ) -> None:
         try:
-            flow, stack = await self._clone_flow(parent, clone, settings)
-        except (TapsError, OSError) as error:
-            failure = CloneError(
-                f"no clone of {parent!r}: {error}",
-                reason=Reason.NOT_CLONEABLE
-                if isinstance(error, CloneError)
-                else Reason.ESTABLISHMENT_FAILED,
-                attempts=getattr(error, "attempts", ()),
-            )
-            failure.__cause__ = error
+            won = await self._connect_clone(parent, clone, settings)
+        except Exception as error:  # noqa: BLE001  # a plugin's bug must reach whoever waits
+            failure = _as_clone_error(parent, error)
+            told = parent._dispatcher is not None and parent._dispatcher.wants(CloneError)
             parent._notify_error(failure)
             clone._establishment_failed(failure)
-            return
-        clone._established(flow, stack)
-        for name, value in settings.items():
-            self.set_property(clone, name, value)
+            if told and clone._ready is not None:
+                clone._ready.exception()  # a handler has it
+        except BaseException:
+            clone._establishment_failed(CloneError("cancelled", reason=Reason.LOCAL_ABORT))
+            raise
+        else:
+            won.establish(clone)
 
-    async def _clone_flow(
-        self, parent: Connection[Any], clone: Connection[Any], settings: dict[str, Any]
-    ) -> tuple[Flow, Stack]:
-        from taps_core.runtime.establishment import connect_again, frame
+    async def _connect_clone(
+        self, parent: Connection[Any], clone: Connection[Any], settings: Mapping[str, Any]
+    ) -> Won:
+        from taps_core.runtime.establishment import connect_again, open_stream
 
         if parent._state is ConnectionState.ESTABLISHING:
             try:
@@ -156,19 +261,20 @@ class Group:
                 raise CloneError(f"the Connection it was cloned from failed: {error}") from error
         if parent._state is not ConnectionState.ESTABLISHED:
             raise CloneError(f"the Connection is {parent._state.value.lower()}")
-        for name, value in settings.items():
-            connection_property(name, value, parent._definitions)
         session = self._find_session()
-        if session is not None:
-            properties = {**clone._blueprint.effective, **self.properties, **settings}
-            stack = parent._stack_for(clone._blueprint.framers)
-            return await frame(await session.open_stream(properties), stack), stack
-        if parent.accepted:
+        if session is None and parent.accepted:
             raise CloneError(
                 f"{parent.stack} has no streams, and a Connection that the peer opened cannot "
                 "be opened again from here"
             )
-        return await connect_again(parent, clone)
+        for name, value in settings.items():
+            definition, checked = connection_property(name, value, parent._definitions)
+            # What the group shares is set on an open Connection, which can refuse it.
+            self._set(parent if definition.group_shared else clone, definition, checked)
+        stack = parent._stack_for(clone._blueprint.framers)
+        if session is not None:
+            return await open_stream(session, clone, stack)
+        return await connect_again(parent, clone, stack)
 
     def _find_session(self) -> Session | None:
         if self._session is None:
@@ -180,18 +286,22 @@ class Group:
 
     # -- streams that the peer opens
 
-    def take_streams(self) -> None:
-        """Somebody wants the peer's streams."""
-        if self._taking:
-            return
+    def take_streams(self) -> Arrivals:
+        """Somebody wants the peer's streams, now and from now on."""
+        if self._arrivals is None:
+            self._arrivals = Arrivals()
+            self._take_streams()
+        return self._arrivals
+
+    def _take_streams(self) -> None:
         session = self._find_session()
-        if session is not None:
-            self._taking = True
+        if session is not None and self._taken is not session:
+            self._taken = session
             session.accept_streams(self._stream, self.properties["groupConnLimit"])
 
     def _stream(self, flow: Flow) -> None:
         member = next(iter(self.members.values()), None)
-        if member is None or len(self._incoming) + self._shaking >= MAX_WAITING:
+        if member is None or self.take_streams().untold + self._shaking >= MAX_WAITING:
             flow.abort()
             return
         self._shaking += 1
@@ -204,9 +314,11 @@ class Group:
         stack = member._stack
         assert stack is not None
         try:
-            framed = await frame(flow, stack)
-        except (TapsError, OSError):
-            # A framer's handshake on this stream failed; the others are not concerned.
+            async with asyncio.timeout(STREAM_TIMEOUT):
+                framed = await frame(flow, stack)
+        except (TapsError, OSError) as error:
+            # A framer's set-up failed on this stream; the others are not concerned.
+            logger.info("a stream of %r could not be taken: %s", member, error)
             flow.abort()
             return
         except BaseException:
@@ -214,40 +326,73 @@ class Group:
             raise
         finally:
             self._shaking -= 1
+        if not self.members:
+            framed.abort()
+            return
         connection: Connection[Any] = Connection(member._blueprint, self, accepted=True)
         connection._established(framed, stack)
-        told = False
-        for each in list(self.members.values()):
-            dispatcher = each._dispatcher
-            if each is connection or dispatcher is None:
-                continue
-            if dispatcher.wants(ConnectionReceived):
-                dispatcher.emit(ConnectionReceived(connection))
-                told = True
-        if not told:
-            self._incoming.append(connection)
-            self._wake()
+        self._announce(connection)
 
-    async def incoming(self) -> AsyncIterator[Connection[Any]]:
+    def _announce(self, connection: Connection[Any]) -> None:
+        event = ConnectionReceived(connection)
+        told = claimed = False
+        for member in list(self.members.values()):
+            dispatcher = member._dispatcher
+            if member is not connection and dispatcher is not None:
+                told = told or dispatcher.wants(ConnectionReceived)
+                claimed = claimed or dispatcher.handles(ConnectionReceived)
+                dispatcher.emit(event)
+        if not claimed:
+            self.take_streams().put(connection, told=told)
+
+    def incoming(self) -> IncomingStreams:
         """Streams of the peer, until the group has no member any more."""
-        self.take_streams()
-        while True:
-            while not self._incoming:
-                if not self.members:
-                    return
-                future = asyncio.get_running_loop().create_future()
-                self._waiters.append(future)
-                try:
-                    await future
-                finally:
-                    if future in self._waiters:
-                        self._waiters.remove(future)
-            yield self._incoming.popleft()
+        return IncomingStreams(self, self.take_streams())
 
-    def _wake(self) -> None:
-        while self._waiters:
-            future = self._waiters.popleft()
-            if not future.done():
-                future.set_result(None)
-                if self.members:
-                    return
+
+class IncomingStreams:
+    """``async for stream in connection.incoming()``; each stream goes to one taker.
+
+    Cancelling a wait loses none. While there is one of these, streams that
+    wait for it outlive the other Connections of the group.
+    """
+
+    def __init__(self, group: Group, arrivals: Arrivals) -> None:
+        self._group: Group | None = group
+        self._arrivals = arrivals
+        group._iterators += 1
+
+    def __aiter__(self) -> IncomingStreams:
+        return self
+
+    async def __anext__(self) -> Connection[Any]:
+        stream = None if self._group is None else await self._arrivals.take()
+        if stream is None:
+            raise StopAsyncIteration
+        return stream
+
+    async def aclose(self) -> None:
+        """Take no more. Dropping it does the same."""
+        self._release()
+
+    def _release(self) -> None:
+        group, self._group = self._group, None
+        if group is not None:
+            group._iterators -= 1
+
+    def __del__(self) -> None:
+        self._release()
+
+
+def _as_clone_error(parent: Connection[Any], error: Exception) -> CloneError:
+    reason = Reason.ESTABLISHMENT_FAILED
+    if isinstance(error, TapsError):
+        reason = error.reason
+    elif isinstance(error, TimeoutError):
+        reason = Reason.TIMEOUT
+    attempts: Sequence[Any] = getattr(error, "attempts", ())
+    sentence = str(error) or type(error).__name__
+    failure = CloneError(f"no clone of {parent!r}: {sentence}", reason=reason, attempts=attempts)
+    failure.transient = bool(getattr(error, "transient", isinstance(error, TimeoutError)))
+    failure.__cause__ = error
+    return failure

@@ -7,6 +7,10 @@ receive loses nothing.
 Two modes. With Message boundaries (from the transport or a framer) whole
 Messages are queued. Without, all bytes of one direction are one Message of
 unknown length (RFC 9622, section 9.3.2.2), and what is there is delivered.
+
+A Message that the end of the Connection cuts off is delivered only to those
+who ask for parts (``min_incomplete_length``); whoever wants whole Messages is
+told that it was cut off (RFC 9623, section 5.2).
 """
 
 from __future__ import annotations
@@ -17,61 +21,111 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from taps_core.model.errors import EndOfData, Reason, ReceiveError
 from taps_core.model.messages import Message, MessageContext
+from taps_core.runtime.awaitables import PER_OPERATION, afresh
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Sequence
+    from collections.abc import Generator, Sequence
 
-    from taps_core.model.errors import SendError
+    from taps_core.model.errors import SendError, TapsError
     from taps_core.model.events import Event
     from taps_core.model.flow import Flow, PartTuple
     from taps_core.model.messages import SendRecord
     from taps_core.runtime.connection import Connection
 
-__all__ = ["Inbox"]
+__all__ = ["Inbox", "Search"]
 
 #: Above this many queued bytes or Messages the flow is paused; below a quarter
 #: of it, it is resumed.
 HIGH_BYTES = 256 * 1024
 HIGH_MESSAGES = 8192
-#: A Message longer than this is delivered in parts (ReceivedPartial).
+#: A Message longer than this, or one of several that are longer together, is
+#: delivered in parts (ReceivedPartial).
 MAX_ASSEMBLY = 64 * 1024 * 1024
 #: What an object that a framer made counts for, as its size is not known.
 OBJECT_SIZE = 128
+#: Small chunks of a Message are merged up to this size.
+MERGED = 32 * 1024
 
 
 class _Incoming:
-    """A Message of which not all parts are there."""
+    """A Message of which not all parts are there, or not all bytes are taken."""
 
-    __slots__ = ("chunks", "context", "delivered", "size")
+    __slots__ = ("chunks", "context", "delivered", "offset", "size")
 
     def __init__(self, context: MessageContext | None) -> None:
         self.context = context
-        self.chunks: list[Any] = []
+        self.chunks: deque[bytes] = deque()
+        #: Bytes of the first chunk that are taken.
+        self.offset = 0
         self.size = 0
-        # Whether a part of it went to the application already.
+        #: Whether a part of it went to the application already.
         self.delivered = False
 
-    def add(self, data: Any) -> None:
+    def add(self, data: bytes) -> None:
         chunks = self.chunks
         chunks.append(data)
         self.size += len(data)
-        # Byte-by-byte arrival must neither cost a list slot per byte nor a copy
-        # of everything per byte: small neighbours of like size are merged, as
-        # in a binary counter, so a byte is copied a few times at the most.
-        while len(chunks) > 16 and len(chunks[-2]) <= min(2 * len(chunks[-1]), 32768):
+        # Byte-by-byte arrival must neither cost a slot per byte nor a copy of
+        # everything per byte: small neighbours of like size are merged, as in a
+        # binary counter, so a byte is copied a few times at the most. The first
+        # chunk is never merged: the offset is in it.
+        while len(chunks) > 16 and len(chunks[-2]) <= min(2 * len(chunks[-1]), MERGED):
             last = chunks.pop()
             chunks[-1] += last
 
     def take(self, length: int | None = None) -> bytes:
-        data = self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
-        if length is not None and length < len(data):
-            self.chunks = [data[length:]]
-            data = data[:length]
-        else:
-            self.chunks = []
-        self.size -= len(data)
-        return data
+        """Up to ``length`` bytes, each copied once."""
+        chunks = self.chunks
+        if length is None or length >= self.size:
+            if self.offset:
+                chunks[0] = chunks[0][self.offset :]
+            data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            chunks.clear()
+            self.offset = self.size = 0
+            return data
+        pieces = []
+        missing = length
+        while missing:
+            piece = chunks[0][self.offset : self.offset + missing]
+            pieces.append(piece)
+            missing -= len(piece)
+            self.offset += len(piece)
+            if self.offset == len(chunks[0]):
+                chunks.popleft()
+                self.offset = 0
+        self.size -= length
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def find(self, separator: bytes, start: int) -> int:
+        """Where ``separator`` is, not looking at the first ``start`` bytes; -1: nowhere."""
+        overlap = len(separator) - 1
+        position = -self.offset
+        before = b""  # the end of the chunks before: it may begin a separator
+        for chunk in self.chunks:
+            end = position + len(chunk)
+            if end > start:
+                skip = max(0, start - position)
+                if before and skip == 0:
+                    found = (before + chunk[:overlap]).find(separator)
+                    if found >= 0:
+                        return position - len(before) + found
+                found = chunk.find(separator, skip)
+                if found >= 0:
+                    return position + found
+                if overlap:
+                    before = (before + chunk[max(skip, len(chunk) - overlap) :])[-overlap:]
+            position = end
+        return -1
+
+
+class _Lost:
+    """Stands in the queue for the rest of a Message of which a part was delivered."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: ReceiveError) -> None:
+        self.error = error
 
 
 #: What a receiver waits for: a whole Message, so many bytes, or a condition.
@@ -81,9 +135,19 @@ Wish: TypeAlias = int | Callable[[], bool] | None
 class _Waiter:
     __slots__ = ("future", "minimum")
 
-    def __init__(self, future: asyncio.Future[None], minimum: Wish) -> None:
-        self.future = future
+    def __init__(self, minimum: Wish) -> None:
+        self.future: asyncio.Future[None] | None = None
         self.minimum = minimum
+
+
+class _Yield:
+    """``await _Yield()`` lets the loop run once."""
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        yield
+
+
+_YIELD = _Yield()
 
 
 class Inbox:
@@ -92,6 +156,7 @@ class Inbox:
     __slots__ = (
         "_current",
         "_host",
+        "_latest",
         "_others",
         "boundaries",
         "end",
@@ -108,8 +173,9 @@ class Inbox:
         self._host = host
         self.flow: Flow | None = None
         self.boundaries = True
-        # Complete Messages as (data, context, True); what has to be delivered
-        # as a part (data, context, False) only when assembly is bounded.
+        # Messages as (data, context, True); what has to be delivered as a part
+        # (data, context, False) only when assembly is bounded. Data is bytes, an
+        # object, an _Incoming (one that was taken in part) or a _Lost.
         self.queue: deque[PartTuple] = deque()
         self.size = 0
         self.paused = False
@@ -118,10 +184,12 @@ class Inbox:
         self.signal: asyncio.Future[None] | None = None
         # The line behind it, or all of it.
         self.waiters: deque[_Waiter] | None = None
-        self.end: BaseException | None = None
+        self.end: TapsError | None = None
         self._current: _Incoming | None = None
-        # Messages whose parts interleave with others', by context identity.
-        self._others: dict[int, _Incoming] | None = None
+        # Messages whose parts interleave with others', by their contexts.
+        self._others: dict[MessageContext | None, _Incoming] | None = None
+        # The unfinished Message that the last part belonged to, if it did.
+        self._latest: _Incoming | None = None
 
     # -- from below (Receiver)
 
@@ -152,7 +220,7 @@ class Inbox:
                 if data:
                     current.add(data)
                     size += len(data)
-                if end:
+                if end and self.end is None:
                     self.end = EndOfData("the peer ended its Message")
         self.size = size
         signal = self.signal
@@ -167,46 +235,49 @@ class Inbox:
 
     def _assemble(self, data: Any, context: MessageContext | None, end: bool) -> None:
         current = self._current
-        if current is not None and context is not None and context is not current.context:
-            incoming = self._interleaved(context)
-        elif current is None:
-            if self._others and context is not None and id(context) in self._others:
-                incoming = self._others[id(context)]
-            elif end:
-                self.queue.append((data, context, True))
-                self.size += len(data) if type(data) is bytes else OBJECT_SIZE
-                return
-            else:
-                incoming = self._current = _Incoming(context)
-        else:
+        others = self._others
+        if current is not None and (context is None or context is current.context):
             incoming = current
-        self.size += len(data)
+        elif others is not None and context in others:
+            incoming = others[context]
+        elif end:
+            self.queue.append((data, context, True))
+            self.size += len(data) if type(data) is bytes else OBJECT_SIZE
+            self._latest = None
+            return
+        elif current is None:
+            incoming = self._current = _Incoming(context)
+        else:
+            incoming = _Incoming(context)
+            if others is None:
+                others = self._others = {}
+            others[context] = incoming
         if data:
             incoming.add(data)
+            self.size += len(data)
         if end:
-            self._complete(incoming)
-        elif incoming.size > MAX_ASSEMBLY:
+            self._latest = None
+            self._remove(incoming)
+            self.queue.append((incoming.take() if incoming.size else b"", incoming.context, True))
+            return
+        self._latest = incoming
+        if self.size > MAX_ASSEMBLY and incoming.size:
             self._spill(incoming)
 
-    def _interleaved(self, context: MessageContext) -> _Incoming:
-        if self._others is None:
-            self._others = {}
-        incoming = self._others.get(id(context))
-        if incoming is None:
-            incoming = self._others[id(context)] = _Incoming(context)
-        return incoming
-
-    def _complete(self, incoming: _Incoming) -> None:
+    def _remove(self, incoming: _Incoming) -> None:
+        """No more comes of this one; of the others the one that began first is next."""
+        others = self._others
         if incoming is self._current:
             self._current = None
-        elif self._others is not None:
-            self._others.pop(id(incoming.context), None)
-            self._others = self._others or None
-        self.queue.append((incoming.take() if incoming.size else b"", incoming.context, True))
+            if others:
+                self._current = others.pop(next(iter(others)))
+        elif others is not None:
+            others.pop(incoming.context, None)
+        if not others:
+            self._others = None
 
     def _spill(self, incoming: _Incoming) -> None:
-        if incoming.context is None:
-            incoming.context = MessageContext()
+        incoming.context = incoming.context or MessageContext()
         incoming.delivered = True
         self.queue.append((incoming.take(), incoming.context, False))
 
@@ -228,41 +299,50 @@ class Inbox:
         self._host._notified(event)
 
     def failed(self, error: ReceiveError, fatal: bool) -> None:
-        """A Message could not be received; the Connection lives on."""
-        self._host._receive_failed(error)
+        """A Message could not be received; the Connection lives on.
+
+        A fatal error is the outcome of the Receives that follow. Otherwise
+        nobody's Receive fails, unless a part of the Message was delivered.
+        """
+        lost, self._latest = self._latest, None
+        if lost is not None:
+            self.size -= lost.size
+            self._remove(lost)
+            if lost.delivered and not fatal:
+                error.context = error.context or lost.context
+                self.queue.append((_Lost(error), lost.context, True))
         if fatal:
             self.finish(error)
-        elif self._current is not None and self.boundaries:
-            # The rest of what is half assembled will not come.
-            self.size -= self._current.size
-            self._current = None
+            return
+        self._host._receive_failed(error, told=lost is not None and lost.delivered)
+        self.taken()
 
     def closed(self, error: Exception | None) -> None:
         """The flow is gone."""
         self._host._flow_closed(error)
 
-    def finish(self, end: BaseException) -> None:
+    def finish(self, end: TapsError) -> None:
         """Nothing more will come; the first reason given stays."""
         if self.end is None:
-            current = self._current
-            if current is not None and self.boundaries:
-                self._current = None
-                if current.size and isinstance(end, EndOfData):
-                    # RFC 9623, 5.2: deliver what there is, then say that it is cut off.
-                    end = ReceiveError(
-                        "the Connection ended inside a Message", reason=Reason.DEFRAMING_FAILED
-                    )
-                self.size -= current.size
+            unfinished = self._current if self.boundaries else None
+            if unfinished is not None and isinstance(end, EndOfData):
+                end = ReceiveError(
+                    "the Connection ended inside a Message",
+                    reason=Reason.DEFRAMING_FAILED,
+                    detail="cut-off",
+                    context=unfinished.context,
+                )
             self.end = end
         self.wake()
 
-    def drop(self, end: BaseException) -> None:
+    def drop(self, end: TapsError) -> None:
         """The application ended it: nothing is delivered any more."""
         self.stopped = True
         self.end = end
         self.queue.clear()
         self._current = None
         self._others = None
+        self._latest = None
         self.size = 0
         self.wake()
 
@@ -309,81 +389,103 @@ class Inbox:
                 signal.set_result(None)
         elif self.waiters:
             waiter = self.waiters[0]
-            if not waiter.future.done() and self._deliverable(waiter.minimum):
-                waiter.future.set_result(None)
+            if self._deliverable(waiter.minimum):
+                if waiter.future is not None and not waiter.future.done():
+                    waiter.future.set_result(None)
+            elif self.paused:
+                self.consider_resume()
 
-    async def wait(self, minimum: Wish) -> None:
-        """Until this receiver is first in line and has something to take.
+    async def wait(self, minimum: Wish, *, first: bool = False) -> None:
+        """Until this receiver is first in line, has something to take, and may go on.
 
-        The caller takes it before its next await.
+        The caller takes it before its next await, by :meth:`take`, or says by
+        :meth:`taken` that it takes nothing.
+
+        Args:
+            minimum: What it waits for.
+            first: It has stood in line already.
         """
         host = self._host
         waiters = self.waiters
         if waiters is None:
             waiters = self.waiters = deque()
-        while waiters or self.signal is not None or not self._deliverable(minimum):
-            waiter = _Waiter(host._loop.create_future(), minimum)
+        next_in_line = first or not (waiters or self.signal is not None)
+        if next_in_line and host._credit > 0 and self._deliverable(minimum):
+            return
+        host._before_wait()
+        waiter = _Waiter(minimum)
+        if first:
+            waiters.appendleft(waiter)
+        else:
             waiters.append(waiter)
-            if self.paused and self.signal is None and not self._deliverable(waiters[0].minimum):
-                self.consider_resume()
-            try:
-                await waiter.future
-            except BaseException:
-                waiters.remove(waiter)
+        try:
+            if next_in_line and self._deliverable(minimum):
+                await _YIELD
+            while not (waiters[0] is waiter and self._deliverable(minimum)):
+                waiter.future = host._loop.create_future()
                 self.wake()
-                raise
-            host._fresh_turn()
-            # Still first: only the first one is ever signalled.
-            waiters.popleft()
-            if self._deliverable(minimum):
-                return
+                await waiter.future
+        except BaseException:
+            waiters.remove(waiter)
+            self.wake()
+            raise
+        waiters.popleft()
+        host._fresh_turn()
 
     @property
     def available(self) -> int:
         """Bytes of the current Message that are there."""
         if self.queue:
             data = self.queue[0][0]
-            return len(data) if type(data) is bytes else 0
+            if type(data) is bytes:
+                return len(data)
+            return data.size if type(data) is _Incoming else 0
         return 0 if self._current is None else self._current.size
+
+    @property
+    def subject(self) -> bytes | _Incoming | None:
+        """Where to look for something in the current Message."""
+        if not self.queue:
+            return self._current
+        data = self.queue[0][0]
+        return data if isinstance(data, bytes | _Incoming) else None
 
     @property
     def complete(self) -> bool:
         """Whether the current Message will not grow any more."""
         return bool(self.queue) or self.end is not None
 
-    def tail(self, length: int) -> bytes:
-        """The last ``length`` bytes of what :attr:`available` counts."""
+    def shortage(self, sentence: str) -> TapsError:
+        """The error for a Message that ended before what was wished for."""
         if self.queue:
-            data: bytes = self.queue[0][0]
-            return data[len(data) - length :]
-        chunks: list[bytes] = []
-        for chunk in reversed(self._current.chunks if self._current is not None else ()):
-            if length <= 0:
-                break
-            chunks.append(chunk[-length:])
-            length -= len(chunks[-1])
-        return b"".join(reversed(chunks))
-
-    def shortage(self, sentence: str) -> BaseException:
-        """The error for an end that came before what was wished for."""
-        if self.end is None or isinstance(self.end, EndOfData):
+            data = self.queue[0][0]
+            if type(data) is _Lost:
+                self.queue.popleft()
+                return afresh(data.error)
+        if self.queue or self.end is None or isinstance(self.end, EndOfData):
             return EndOfData(sentence)
-        return _fresh(self.end)
+        return afresh(self.end)
 
-    def take(self, maximum: int | None) -> Message[Any]:
+    def take(self, maximum: int | None, *, partial: bool = False) -> Message[Any]:
         """The next Message or part; there must be one, or the end is raised.
+
+        Args:
+            maximum: Bytes at most.
+            partial: Whether the part that is there of an unfinished Message will do.
 
         Raises:
             ReceiveError, ConnectionError: The end, when everything was taken.
         """
         try:
-            return self._take(maximum)
+            if self.queue:
+                return self._take_first(maximum)
+            return self._take_part(maximum, partial or not self.boundaries)
         finally:
             self.taken()
 
     def taken(self) -> None:
         """After something was taken: the next receiver's turn, and perhaps the sender's."""
-        if self.waiters:
+        if self.signal is not None or self.waiters:
             self.wake()
         if self.paused and self.size <= HIGH_BYTES // 4 and len(self.queue) <= HIGH_MESSAGES // 4:
             self.consider_resume()
@@ -399,43 +501,69 @@ class Inbox:
             and not self.paused
         )
 
-    def _take(self, maximum: int | None) -> Message[Any]:
-        if self.queue:
-            data, context, end = self.queue.popleft()
-            if type(data) is not bytes:
-                self.size -= OBJECT_SIZE
-                return Message(data, context, end, self._host)
-            if maximum is not None and len(data) > maximum:
-                if context is None:
-                    context = MessageContext()
-                self.queue.appendleft((data[maximum:], context, end))
-                data, end = data[:maximum], False
-            self.size -= len(data)
-            return Message(data, context, end, self._host)
+    def line(self) -> tuple[object, ...]:
+        """Those who wait, the first one first."""
+        return (*(() if self.signal is None else (self.signal,)), *(self.waiters or ()))
+
+    def _take_first(self, maximum: int | None) -> Message[Any]:
+        """Of the first Message in the queue, up to ``maximum`` bytes."""
+        data, context, end = self.queue.popleft()
+        host = self._host
+        host._credit -= PER_OPERATION
+        if type(data) is bytes:
+            if maximum is None or len(data) <= maximum:
+                self.size -= len(data)
+                host._credit -= len(data)
+                return Message(data, context, end, host)
+            whole, data = data, _Incoming(context or MessageContext())
+            data.add(whole)
+        elif type(data) is _Lost:
+            raise afresh(data.error)
+        elif type(data) is not _Incoming:
+            self.size -= OBJECT_SIZE
+            return Message(data, context, end, host)
+        part = data.take(maximum)
+        self.size -= len(part)
+        host._credit -= len(part)
+        if data.size:
+            self.queue.appendleft((data, data.context, end))
+            end = False
+        return Message(part, data.context, end, host)
+
+    def _take_part(self, maximum: int | None, partial: bool) -> Message[Any]:
+        """Of the unfinished Message, up to ``maximum`` bytes; or the end."""
+        host = self._host
+        host._credit -= PER_OPERATION
+        over = self.end is not None
+        last = not self.boundaries and isinstance(self.end, EndOfData)
         current = self._current
-        if current is not None and (current.size or (current.delivered and self.end is not None)):
-            if current.context is None:
-                current.context = MessageContext()
-            data = current.take(maximum) if current.size else b""
-            self.size -= len(data)
+        while over and current is not None and not current.size and self._others:
+            self._remove(current)
+            current = self._current
+        if current is not None and partial and (current.size or (last and current.delivered)):
+            current.context = current.context or MessageContext()
             current.delivered = True
-            last = not self.boundaries and not current.size and isinstance(self.end, EndOfData)
-            if last:
-                self._current = None
-            return Message(data, current.context, last, self._host)
+            part = current.take(maximum) if current.size else b""
+            self.size -= len(part)
+            host._credit -= len(part)
+            emptied = over and not current.size
+            if emptied:
+                self._remove(current)
+            return Message(part, current.context, emptied and last, host)
         assert self.end is not None, "take() without anything to take"
-        raise _fresh(self.end)
+        raise afresh(self.end)
 
 
 class Search:
     """Looks for a separator in the current Message as it grows, each byte once."""
 
-    __slots__ = ("_inbox", "_maximum", "_seen", "_separator", "length")
+    __slots__ = ("_inbox", "_maximum", "_seen", "_separator", "_subject", "length")
 
     def __init__(self, inbox: Inbox, separator: bytes, maximum: int) -> None:
         self._inbox = inbox
         self._separator = separator
         self._maximum = maximum
+        self._subject: object = None
         self._seen = 0
         #: Bytes up to and including the separator, ``None`` if it is not there;
         #: more than ``maximum`` if the search was given up.
@@ -448,20 +576,16 @@ class Search:
         return self.length is not None or self._inbox.complete
 
     def _look(self) -> None:
-        available = self._inbox.available
-        if available < self._seen:
-            self._seen = 0  # another receiver took from it
-        overlap = min(self._seen, len(self._separator) - 1)
-        start = self._seen - overlap
-        if available > start:
-            found = self._inbox.tail(available - start).find(self._separator)
-            if found >= 0:
-                self.length = start + found + len(self._separator)
-            elif available >= self._maximum:
-                self.length = self._maximum + 1
-        self._seen = available
-
-
-def _fresh(error: BaseException) -> BaseException:
-    """The same error without the traceback of whoever was told before."""
-    return error.with_traceback(None)
+        subject = self._inbox.subject
+        if subject is None:
+            return
+        if subject is not self._subject:
+            self._subject, self._seen = subject, 0
+        size = len(subject) if isinstance(subject, bytes) else subject.size
+        start = max(0, self._seen - len(self._separator) + 1)
+        found = subject.find(self._separator, start)
+        if found >= 0:
+            self.length = found + len(self._separator)
+        elif size >= self._maximum:
+            self.length = self._maximum + 1
+        self._seen = size

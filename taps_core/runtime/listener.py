@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
-from taps_core.model.endpoints import RemoteEndpoint
-from taps_core.model.errors import Attempt, EstablishmentError, Reason, TapsError
+from taps_core.model.errors import (
+    ConnectionError,
+    EstablishmentError,
+    Reason,
+    ReceiveError,
+    TapsError,
+)
 from taps_core.model.events import ConnectionReceived, Stopped
-from taps_core.model.layers import ListenRequest
 from taps_core.planning.states import ListenerEvent as E
 from taps_core.planning.states import ListenerState, advance
+from taps_core.runtime.arrivals import Arrivals
+from taps_core.runtime.awaitables import afresh
 from taps_core.runtime.connection import Connection
 from taps_core.runtime.dispatch import Dispatcher, EventStream
-from taps_core.runtime.establishment import accept, accept_now, load, ranking
+from taps_core.runtime.doors import Doors
+from taps_core.runtime.establishment import (
+    accept,
+    accept_now,
+    as_establishment_error,
+    load,
+    resolve_all,
+)
 from taps_core.runtime.group import Group
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from taps_core.model.endpoints import LocalEndpoint
+    from taps_core.model.endpoints import LocalEndpoint, RemoteEndpoint
+    from taps_core.model.errors import Attempt
     from taps_core.model.flow import Flow
-    from taps_core.model.layers import ListeningFlow
     from taps_core.planning.stacks import Stack
     from taps_core.runtime.blueprint import Blueprint
 
@@ -42,8 +54,6 @@ MAX_WAITING: Final = 128
 #: Inbound handshakes that run at a time, and seconds that each may take.
 MAX_HANDSHAKES: Final = 256
 HANDSHAKE_TIMEOUT: Final = 30.0
-#: How often another port is tried where one number must serve several addresses.
-PORT_TRIES: Final = 8
 
 
 class Listener:
@@ -53,8 +63,8 @@ class Listener:
     same and stops on exit: no new Connections, ``grace`` seconds for running
     handlers, then they are cancelled.
 
-    Attributes:
-        report: What was opened, and what could not be, in order.
+    Each Connection goes to the handler given to ``listen``, or to those for
+    ConnectionReceived; without either it waits for :meth:`accept`.
     """
 
     def __init__(
@@ -68,6 +78,8 @@ class Listener:
         """Not called by applications: see ``Preconnection.listen``."""
         if max_connections is not None and max_connections < 1:
             raise ValueError("max_connections is at least 1")
+        if handler is not None and not callable(handler):
+            raise TypeError(f"a handler is a coroutine function, not {handler!r}")
         self._blueprint = blueprint
         self._runtime = blueprint.runtime
         self._loop = blueprint.loop
@@ -77,11 +89,11 @@ class Listener:
         self._limit: float = math.inf
         self._state = ListenerState.OPENING
         self._dispatcher: Dispatcher | None = None
-        self._doors: list[ListeningFlow] = []
+        self._doors = Doors(blueprint, self._inbound)
         self._paused = False
+        #: Unstarted, so that their first bytes stay with the transport.
         self._waiting: deque[tuple[Flow, Stack]] = deque()
-        self._accepted: deque[Connection[Any]] = deque()
-        self._accepters: deque[asyncio.Future[None]] = deque()
+        self._arrivals = Arrivals()
         self._handshakes: set[asyncio.Task[None]] = set()
         self._served: set[asyncio.Task[None]] = set()
         self._live = 0
@@ -89,7 +101,6 @@ class Listener:
         self._listening: asyncio.Future[None] = self._loop.create_future()
         self._gone: asyncio.Future[None] = self._loop.create_future()
         self._opening: asyncio.Task[None] | None = None
-        self.report: list[Attempt] = []
 
     # ------------------------------------------------------------------ opening
 
@@ -99,143 +110,38 @@ class Listener:
 
     async def _open(self) -> None:
         try:
-            await self._open_stacks()
-        except asyncio.CancelledError:
-            self._fail(EstablishmentError("stopped before it listened", reason=Reason.LOCAL_ABORT))
-            self._listening.exception()
-            raise
-        except (TapsError, OSError) as error:
-            self._fail(_as_establishment_error(error, self.report))
-            return
-        finally:
-            self._opening = None
-        self._state = advance(self._state, E.OPENED)
-        self._listening.set_result(None)
-
-    async def _open_stacks(self) -> None:
-        blueprint = self._blueprint
-        await load(blueprint)
-        ranked = ranking(blueprint)
-        resolver = self._runtime.system.resolver
-        if blueprint.remote:
-            found = [each for one in blueprint.remote for each in await resolver.resolve(one)]
+            await load(self._blueprint)
+            resolver = self._runtime.system.resolver
+            found = await resolve_all(resolver, self._blueprint.remote)
             self._filter = frozenset((each.ip_address, each.port) for each in found)
-        opened: set[str] = set()
-        try:
-            for place in ranked:
-                stack = place.stack
-                if stack.transport.name in opened:
-                    # One door per transport: its best stack answers.
-                    continue
-                try:
-                    self._doors += await self._open_stack(stack)
-                    opened.add(stack.transport.name)
-                except (TapsError, OSError) as error:
-                    # The best one must open; the others if possible (they are in the report).
-                    if not opened:
-                        raise
-                    logger.info("%s is not listened on: %s", stack, error)
-        except BaseException:
-            await self._shut_doors()
-            raise
-
-    async def _open_stack(self, stack: Stack) -> list[ListeningFlow]:
-        """All Local Endpoints on one port number; at least one per endpoint given."""
-        wanted: list[tuple[LocalEndpoint, int]] = []
-        for index, endpoint in enumerate(self._blueprint.local):
-            if endpoint.protocol is not None and endpoint.protocol != stack.transport.name:
-                continue
-            found = await self._runtime.system.resolver.resolve(endpoint)
-            wanted += [(each, index) for each in found]
-        if not wanted:
-            raise EstablishmentError(
-                f"no Local Endpoint is for {stack.transport.label}",
-                reason=Reason.INVALID_CONFIGURATION,
-            )
-        for attempt in range(PORT_TRIES):
-            try:
-                return await self._open_endpoints(stack, wanted)
-            except OSError as error:
-                chosen = any(not endpoint.port for endpoint, _ in wanted)
-                last = attempt == PORT_TRIES - 1
-                if not chosen or last or _errno(error) != errno.EADDRINUSE:
-                    raise
-        raise AssertionError("unreachable")  # pragma: no cover - the last try returns or raises
-
-    async def _open_endpoints(
-        self, stack: Stack, wanted: list[tuple[LocalEndpoint, int]]
-    ) -> list[ListeningFlow]:
-        doors: list[ListeningFlow] = []
-        open_for: set[int] = set()
-        errors: dict[int, Exception] = {}
-        port = next((door.local_endpoint.port for door in self._doors), None)
-        try:
-            for endpoint, index in wanted:
-                if not endpoint.port and port and not endpoint.identifiers:
-                    endpoint = endpoint.with_port(port)  # one number for all
-                try:
-                    door = await self._open_door(stack, endpoint)
-                except OSError as error:
-                    if _errno(error) == errno.EADDRINUSE:
-                        raise
-                    errors[index] = error
-                    continue
-                doors.append(door)
-                open_for.add(index)
-                port = port or door.local_endpoint.port
-            for index, failure in errors.items():
-                if index not in open_for:
-                    raise failure
-        except BaseException:
-            for door in doors:
-                await door.close()
-            raise
-        return doors
-
-    async def _open_door(self, stack: Stack, endpoint: LocalEndpoint) -> ListeningFlow:
-        blueprint = self._blueprint
-        properties = blueprint.effective
-        layer = stack.security
-
-        def incoming(flow: Flow, admitted: Any) -> None:
-            self._incoming(stack, flow, admitted)
-
-        attempt = Attempt(f"{stack} on {endpoint}", 0.0)
-        self.report.append(attempt)
-        try:
-            door = await stack.transport.listen(
-                ListenRequest(
-                    local=endpoint,
-                    properties=properties,
-                    security=blueprint.security,
-                    incoming=incoming,
-                    door=None if layer is None else layer.door(properties, blueprint.security),
-                )
-            )
-        except (TapsError, OSError) as error:
-            attempt.outcome, attempt.error = "failed", error
-            raise
-        attempt.outcome = "ready"
-        return door
+            await self._doors.open()
+        except Exception as error:  # noqa: BLE001  # a plugin's bug must reach whoever waits
+            self._fail(as_establishment_error(error, self.report))
+            return
+        if self._state is ListenerState.OPENING:
+            self._state = advance(self._state, E.OPENED)
+            self._listening.set_result(None)
+            self._hand_over()
 
     def _fail(self, error: EstablishmentError) -> None:
+        if self._state is ListenerState.STOPPED:
+            return
         self._state = advance(self._state, E.ESTABLISHMENT_ERROR)
         self._runtime.listeners.discard(self)
-        if self._dispatcher is not None:
-            handled = self._dispatcher.wants(type(error))
-            self._dispatcher.emit(error, last=True)
-        else:
-            handled = False
+        self._drop_inbound()
         self._listening.set_exception(error)
-        if handled:
-            self._listening.exception()
+        dispatcher = self._dispatcher
+        if dispatcher is not None:
+            if dispatcher.wants(type(error)):
+                self._listening.exception()  # a handler has it
+            dispatcher.emit(error, last=True)
         self._gone.set_result(None)
-        self._wake_accepters()
+        self._arrivals.end()
 
     # ------------------------------------------------------------------ inbound
 
-    def _incoming(self, stack: Stack, flow: Flow, admitted: Any) -> None:
-        if self._state is ListenerState.STOPPED or not self._welcome(flow):
+    def _inbound(self, stack: Stack, flow: Flow, admitted: Any) -> None:
+        if self._state is ListenerState.STOPPED or not self._welcomes(flow):
             flow.abort()
             return
         framed = accept_now(flow, stack)
@@ -247,7 +153,7 @@ class Listener:
         task.add_done_callback(self._handshake_over)
         self._consider_pause()
 
-    def _welcome(self, flow: Flow) -> bool:
+    def _welcomes(self, flow: Flow) -> bool:
         """Remote Endpoints given to a Listener are a filter (RFC 9622, section 7.2)."""
         if not self._filter:
             return True
@@ -291,9 +197,10 @@ class Listener:
     def _hand_over(self) -> None:
         while (
             self._waiting
+            and self._state is ListenerState.LISTENING
             and self._limit >= 1
             and self._live < self._most
-            and len(self._accepted) < MAX_WAITING
+            and self._arrivals.untold < MAX_WAITING
         ):
             flow, stack = self._waiting.popleft()
             self._limit -= 1
@@ -308,16 +215,19 @@ class Listener:
 
     def _deliver(self, connection: Connection[Any]) -> None:
         dispatcher = self._dispatcher
-        told = dispatcher is not None and dispatcher.handles(ConnectionReceived)
+        told = claimed = False
         if dispatcher is not None:
+            told = dispatcher.wants(ConnectionReceived)
+            claimed = dispatcher.handles(ConnectionReceived)
             dispatcher.emit(ConnectionReceived(connection))
         if self._handler is not None:
             task = self._runtime.spawn(self._serve(connection, self._handler))
             self._served.add(task)
             task.add_done_callback(self._served.discard)
-        elif not told:
-            self._accepted.append(connection)
-            self._wake_accepters()
+        elif not claimed:
+            # A stream of events, or a handler for a base class, may be there
+            # to take Connections or only to watch: both are served.
+            self._arrivals.put(connection, told=told)
 
     async def _serve(self, connection: Connection[Any], handler: Handler) -> None:
         """One Connection's life with its handler; its failure is nobody else's."""
@@ -327,7 +237,7 @@ class Listener:
         except asyncio.CancelledError:
             connection.abort()
             raise
-        except TapsError as error:
+        except (ConnectionError, ReceiveError) as error:
             # The peer's doing, or the network's; the handler let it pass.
             logger.info("%r: its handler ended by %s: %s", connection, type(error).__name__, error)
             connection.abort()
@@ -341,15 +251,14 @@ class Listener:
     def _left(self, connection: Connection[Any]) -> None:
         """A Connection of ours reached its end."""
         self._live -= 1
-        if self._state is ListenerState.LISTENING:
-            self._hand_over()
+        self._arrivals.ended(connection)
+        self._hand_over()
 
     def _consider_pause(self) -> None:
         full = len(self._waiting) >= MAX_WAITING or len(self._handshakes) >= MAX_HANDSHAKES
         if full and not self._paused:
             self._paused = True
-            for door in self._doors:
-                door.pause()
+            self._doors.pause()
 
     def _consider_resume(self) -> None:
         if (
@@ -358,47 +267,27 @@ class Listener:
             and len(self._handshakes) <= MAX_HANDSHAKES // 2
         ):
             self._paused = False
-            for door in self._doors:
-                door.resume()
+            self._doors.resume()
 
     # ------------------------------------------------------------ to the outside
 
     async def accept(self) -> Connection[Any]:
-        """The next Connection. Cancelling loses none.
+        """The next Connection. Cancelling loses none; several wait in order.
 
         Raises:
             EstablishmentError: The Listener never listened, or has stopped.
+            RuntimeError: The handler given to ``listen`` takes the Connections.
         """
-        while not self._accepted:
-            if self._state is ListenerState.STOPPED:
-                if self._listening.done() and not self._listening.cancelled():
-                    failure = self._listening.exception()
-                    if failure is not None:
-                        raise failure
-                raise EstablishmentError(
-                    "the Listener has stopped", reason=Reason.CONNECTION_CLOSED
-                )
-            future = self._loop.create_future()
-            self._accepters.append(future)
-            try:
-                await future
-            except BaseException:
-                if future in self._accepters:
-                    self._accepters.remove(future)
-                self._wake_accepters()
-                raise
-        connection = self._accepted.popleft()
+        if self._handler is not None:
+            raise RuntimeError("the handler given to listen() takes the Connections")
+        connection = await self._arrivals.take()
+        if connection is None:
+            failure = self._listening.exception()
+            if failure is not None:
+                raise afresh(failure)
+            raise EstablishmentError("the Listener has stopped", reason=Reason.CONNECTION_CLOSED)
         self._hand_over()
-        self._wake_accepters()
         return connection
-
-    def _wake_accepters(self) -> None:
-        while self._accepters and (self._accepted or self._state is ListenerState.STOPPED):
-            future = self._accepters.popleft()
-            if not future.done():
-                future.set_result(None)
-                if self._state is not ListenerState.STOPPED:
-                    return
 
     def __aiter__(self) -> Listener:
         """Connections until the Listener stops."""
@@ -407,10 +296,10 @@ class Listener:
     async def __anext__(self) -> Connection[Any]:
         try:
             return await self.accept()
-        except EstablishmentError:
-            if self._listening.exception() is not None:
-                raise
-            raise StopAsyncIteration from None
+        except EstablishmentError as error:
+            if error.reason in (Reason.CONNECTION_CLOSED, Reason.LOCAL_ABORT):
+                raise StopAsyncIteration from None
+            raise
 
     def set_new_connection_limit(self, limit: float) -> None:
         """How many more Connections are delivered (RFC 9622, section 7.2).
@@ -425,16 +314,15 @@ class Listener:
         Raises:
             ValueError: It is not.
         """
-        if limit != math.inf and (limit < 0 or limit != int(limit)):
+        if limit != math.inf and (limit != limit // 1 or limit < 0):
             raise ValueError(f"the limit is a whole number from 0 or math.inf, not {limit!r}")
         self._limit = limit
-        if self._state is ListenerState.LISTENING:
-            self._hand_over()
+        self._hand_over()
 
     @property
     def local_endpoints(self) -> tuple[LocalEndpoint, ...]:
-        """Where it listens, with the ports really bound."""
-        return tuple(door.local_endpoint for door in self._doors)
+        """Where it listens, with the ports really bound; empty when it does not."""
+        return self._doors.local_endpoints
 
     @property
     def remote_endpoint(self) -> RemoteEndpoint:
@@ -443,18 +331,15 @@ class Listener:
         Raises:
             EstablishmentError: It does not listen.
         """
-        if not self._doors:
+        remote = self._doors.remote_endpoint
+        if remote is None:
             raise EstablishmentError("not listening", reason=Reason.INVALID_CONFIGURATION)
-        bound = self._doors[0].local_endpoint
-        if bound.identifiers:
-            return RemoteEndpoint(identifiers=bound.identifiers)
-        asked = self._blueprint.local[0]
-        if asked.hostname is not None:
-            return RemoteEndpoint(hostname=asked.hostname, port=bound.port)
-        address = bound.ip_address
-        if address in (None, "::", "0.0.0.0"):  # compared, not bound
-            address = "127.0.0.1"
-        return RemoteEndpoint(ip_address=address, port=bound.port, interface=bound.interface)
+        return remote
+
+    @property
+    def report(self) -> list[Attempt]:
+        """What was opened, and what could not be, in order."""
+        return self._doors.report
 
     def on(self, event_type: type[Any], handler: Callable[[Any], object]) -> None:
         """Call ``handler(event)`` for each ConnectionReceived, Stopped or EstablishmentError.
@@ -473,42 +358,52 @@ class Listener:
 
     def _dispatch(self) -> Dispatcher:
         if self._dispatcher is None:
-            self._dispatcher = Dispatcher(self, self._loop)
+            self._dispatcher = Dispatcher(self, self._loop, over=self._gone.done())
         return self._dispatcher
 
     # ----------------------------------------------------------------- stopping
 
     def stop(self) -> None:
-        """Stop listening; Stopped follows. Connections handed over live on."""
+        """Stop listening; Stopped follows. Connections handed over live on.
+
+        Those that nobody has been told of are aborted. Whoever waits for a
+        Listener that is still opening gets EstablishmentError (LOCAL_ABORT).
+        """
         if self._state is ListenerState.STOPPED:
             return
-        if self._opening is not None:
-            self._opening.cancel()
-            return
         self._state = advance(self._state, E.STOPPED)
+        if not self._listening.done():
+            self._listening.set_exception(
+                EstablishmentError("stopped before it listened", reason=Reason.LOCAL_ABORT)
+            )
+            self._listening.exception()  # the application asked for it
         _ = self._runtime.spawn(self._shut())
 
     async def _shut(self) -> None:
-        for task in list(self._handshakes):
+        try:
+            opening = self._opening
+            if opening is not None:
+                opening.cancel()
+                await asyncio.wait([opening])
+            self._drop_inbound()
+            await self._doors.close()
+            if self._handshakes:
+                await asyncio.wait(self._handshakes)
+        finally:
+            self._runtime.listeners.discard(self)
+            if self._dispatcher is not None:
+                self._dispatcher.emit(Stopped(), last=True)
+            self._gone.set_result(None)
+            self._arrivals.end()
+
+    def _drop_inbound(self) -> None:
+        """End whatever came in and is nobody's yet."""
+        for task in self._handshakes:
             task.cancel()
         while self._waiting:
             flow, _ = self._waiting.popleft()
             flow.abort()
-        while self._accepted:
-            self._accepted.popleft().abort()
-        await self._shut_doors()
-        if self._handshakes:
-            await asyncio.wait(self._handshakes)
-        self._runtime.listeners.discard(self)
-        if self._dispatcher is not None:
-            self._dispatcher.emit(Stopped(), last=True)
-        self._gone.set_result(None)
-        self._wake_accepters()
-
-    async def _shut_doors(self) -> None:
-        doors, self._doors = self._doors, []
-        for door in doors:
-            await door.close()
+        self._arrivals.drop_untold()
 
     async def stopped(self) -> None:
         """Wait until it has stopped: ports free, nothing handed over any more."""
@@ -519,12 +414,16 @@ class Listener:
 
     async def _wait_listening(self) -> Self:
         try:
-            await asyncio.shield(self._listening)
+            await asyncio.wait([self._listening])
         except asyncio.CancelledError:
-            if self._opening is not None:
-                self.stop()
-                await self.stopped()
+            # Also if it began to listen in this very turn: whoever asked for
+            # it has not got it.
+            self.stop()
+            await self.stopped()
             raise
+        failure = self._listening.exception()
+        if failure is not None:
+            raise afresh(failure)
         return self
 
     async def __aenter__(self) -> Self:
@@ -537,7 +436,7 @@ class Listener:
             if typ is None and self._served:
                 await asyncio.wait(self._served, timeout=self._grace)
         finally:
-            for task in list(self._served):
+            for task in self._served:
                 task.cancel()
             if self._served:
                 await asyncio.wait(self._served)
@@ -545,22 +444,3 @@ class Listener:
     def __repr__(self) -> str:
         where = ", ".join(map(str, self.local_endpoints or self._blueprint.local))
         return f"<Listener {self._state.value.lower()} on {where}>"
-
-
-def _errno(error: OSError) -> int | None:
-    """The system's number, also where a plugin put its own sentence around it."""
-    while error.errno is None and isinstance(error.__cause__, OSError):
-        error = error.__cause__
-    return error.errno
-
-
-def _as_establishment_error(
-    error: TapsError | OSError, attempts: list[Attempt]
-) -> EstablishmentError:
-    if isinstance(error, EstablishmentError):
-        error.attempts = error.attempts or tuple(attempts)
-        return error
-    reason = error.reason if isinstance(error, TapsError) else Reason.ESTABLISHMENT_FAILED
-    failure = EstablishmentError(str(error), reason=reason, attempts=attempts)
-    failure.__cause__ = error
-    return failure

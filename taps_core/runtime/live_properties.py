@@ -52,9 +52,19 @@ class ConnectionProperties(Mapping[str, Any]):
             return live
         if definition.name == "connPriority":
             return self._connection._priority
+        own = self._connection._settings
+        if own is not None and definition.name in own:
+            return own[definition.name]
         return self._connection._group.properties.get(
             definition.name, definition.default_for("initiate")
         )
+
+    def __contains__(self, name: object) -> bool:
+        try:
+            find_property(name, self._definitions())  # type: ignore[arg-type]  # refuses what is no string
+        except PropertyError:
+            return False
+        return True
 
     def get(self, name: str, default: Any = None) -> Any:
         """The value, or ``default`` where no such property exists here."""

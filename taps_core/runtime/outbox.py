@@ -5,19 +5,25 @@ the stack is full, behind others that wait, or with a Message in parts open.
 The order of leaving is: the Message that has begun, then ``msgPriority``
 (lower first), then the order of the calls; a Final Message goes last
 (RFC 9622, sections 9.1.3.2 and 9.1.3.5).
+
+A Message in parts is whole or nothing. When one of its parts fails, all that
+follow fail with it; and if something of it has left that the stack cannot
+drop, the Connection ends, for the peer would take what comes next for its rest.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import TYPE_CHECKING, Any, Protocol
 
 from taps_core.model.errors import Expired, Reason, SendError
+from taps_core.runtime.awaitables import PER_OPERATION, afresh
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Mapping
 
     from taps_core.model.messages import MessageContext, SendRecord
 
@@ -26,16 +32,37 @@ __all__ = ["Entry", "Outbox", "Series"]
 #: What may wait: more is refused with QUEUE_FULL. One Message always fits.
 MAX_BYTES = 8 * 1024 * 1024
 MAX_MESSAGES = 65_536
+#: Withdrawn and expired Messages that may lie in the heap until their turn comes.
+MAX_DEAD = 64
 
 
 class Series:
-    """One Message, in one part or several, on its way through the outbox."""
+    """One Message, in one part or several, on its way through the outbox.
 
-    __slots__ = ("begun", "context", "dead", "ended", "key", "parts")
+    Attributes:
+        key: Its place among those that wait.
+        context: The MessageContext that all its parts share.
+        properties: Message Properties that hold for all its parts.
+        deadline: When its lifetime is over, in the loop's time.
+        parts: Those that wait.
+        begun: Whether a part was handed down.
+        ended: Whether the application gave the last part.
+        dead: What its other parts fail with.
+    """
 
-    def __init__(self, key: tuple[bool, int, int], context: MessageContext) -> None:
+    __slots__ = ("begun", "context", "dead", "deadline", "ended", "key", "parts", "properties")
+
+    def __init__(
+        self,
+        key: tuple[bool, int, int],
+        context: MessageContext,
+        properties: Mapping[str, Any],
+        deadline: float | None,
+    ) -> None:
         self.key = key
         self.context = context
+        self.properties = properties
+        self.deadline = deadline
         self.parts: deque[Entry] = deque()
         self.begun = False
         self.ended = False
@@ -46,10 +73,20 @@ class Series:
 
 
 class Entry:
-    """One Send: a Message or a part of one."""
+    """One Send: a Message or a part of one.
+
+    Attributes:
+        deadline: When its lifetime is over, in the loop's time.
+        future: What its awaiter waits for.
+        handled: Whether somebody awaits the outcome, or was told it.
+        dropped: Whether nobody ever will await it.
+        silent: Whether it has no outcome of its own (InitiateWithSend, before Ready).
+        final: Whether it belongs to a Final Message that was accepted.
+        unchecked: Its Message Properties, if it came before there was a stack
+            to check them against.
+    """
 
     __slots__ = (
-        "awaited",
         "context",
         "data",
         "deadline",
@@ -57,11 +94,14 @@ class Entry:
         "dropped",
         "end",
         "error",
+        "final",
         "future",
+        "handled",
         "record",
         "series",
         "silent",
         "size",
+        "unchecked",
     )
 
     def __init__(
@@ -82,9 +122,11 @@ class Entry:
         self.series: Series | None = None
         self.future: asyncio.Future[None] | None = None
         self.done = False
-        self.awaited = False
+        self.handled = False
         self.dropped = False
         self.silent = False
+        self.final = False
+        self.unchecked: Mapping[str, Any] | None = None
         self.error: BaseException | None = None
 
 
@@ -93,6 +135,12 @@ class Host(Protocol):
 
     def hand_down(self, entry: Entry) -> bool:
         """Give it to the stack; True if its outcome comes later. Raises SendError."""
+
+    def recall(self) -> bool:
+        """Have the stack drop the Message it has only the first parts of; False: it cannot."""
+
+    def cut_off(self, error: SendError) -> None:
+        """A Message that has begun to leave will never be whole: end the Connection."""
 
     def sent(self, entry: Entry, error: BaseException | None) -> None:
         """Tell handlers the one outcome of a Send."""
@@ -105,6 +153,7 @@ class Outbox:
     """The queue of one Connection."""
 
     __slots__ = (
+        "_dead",
         "_heap",
         "_host",
         "_loop",
@@ -121,11 +170,12 @@ class Outbox:
         self._host = host
         self._loop = loop
         self._heap: list[Series] = []
+        self._dead = 0  # of those in the heap
         self._open: Series | None = None
         self._numbers = count()
         self._timer: asyncio.TimerHandle | None = None
-        # Messages in parts that the application has not ended, by context identity.
-        self._parted: dict[int, Series] = {}
+        # Messages in parts that the application has not ended, by its context object.
+        self._parted: dict[MessageContext, Series] = {}
         # Sends whose outcome the stack reports later, by record identity.
         self._outstanding: dict[int, Entry] = {}
         self.bytes = 0
@@ -138,7 +188,7 @@ class Outbox:
     @property
     def idle(self) -> bool:
         """Nothing waits, nothing is open, no outcome is outstanding."""
-        return not (self.messages or self._open or self._outstanding or self._parted)
+        return not (self or self._outstanding)
 
     # -- in
 
@@ -155,39 +205,54 @@ class Outbox:
                 reason=Reason.QUEUE_FULL,
             )
 
-    def series_of(self, identity: int) -> Series | None:
-        """The Message in parts that this context object belongs to."""
-        return self._parted.get(identity)
+    def series_of(self, owner: MessageContext) -> Series | None:
+        """The Message in parts that the application's context object belongs to."""
+        return self._parted.get(owner)
 
-    def push(self, entry: Entry, priority: int, final: bool, identity: int | None = None) -> None:
-        """Queue a Send.
+    def begin(
+        self,
+        entry: Entry,
+        priority: int,
+        final: bool,
+        properties: Mapping[str, Any],
+        owner: MessageContext | None = None,
+    ) -> None:
+        """Queue a Message, or the first part of one.
 
         Args:
             entry: The Send.
             priority: ``msgPriority``.
             final: Goes behind everything else.
-            identity: ``id`` of the application's context object for a part of
-                a Message; parts with one identity form one Message.
+            properties: Message Properties, which hold for all parts.
+            owner: The application's context object, if other parts may follow:
+                they are sent with the same one.
         """
-        series = self._parted.get(identity) if identity is not None else None
-        if series is None:
-            series = Series((final, priority, next(self._numbers)), entry.context)
-            heappush(self._heap, series)
-            if identity is not None:
-                self._parted[identity] = series
-        entry.series = series
+        key = (final, priority, next(self._numbers))
+        series = Series(key, entry.context, properties, entry.deadline)
+        heappush(self._heap, series)
+        if owner is not None:
+            self._parted[owner] = series
+        self._append(series, entry)
+        if series.deadline is not None:
+            self._arm(series.deadline)
+
+    def proceed(self, owner: MessageContext, entry: Entry) -> None:
+        """Queue a further part of the Message that ``owner`` belongs to."""
+        series = self._parted[owner]
         if entry.end:
-            series.ended = True
-            if identity is not None:
-                self._parted.pop(identity, None)
+            del self._parted[owner]
         if series.dead is not None:
-            self._finish(entry, _again(series.dead))
-            return
+            series.ended = series.ended or entry.end
+            self._finish(entry, afresh(series.dead))
+        else:
+            self._append(series, entry)
+
+    def _append(self, series: Series, entry: Entry) -> None:
+        entry.series = series
+        series.ended = entry.end
         series.parts.append(entry)
         self.bytes += entry.size
         self.messages += 1
-        if entry.deadline is not None and not series.begun:
-            self._arm(entry.deadline)
 
     # -- out
 
@@ -201,24 +266,26 @@ class Outbox:
                 if series is None:
                     return False
             if not series.parts:
-                return False
+                if not series.ended:
+                    return False
+                self._open = None
+                continue
             entry = series.parts.popleft()
             self.bytes -= entry.size
             self.messages -= 1
-            budget -= entry.size + 512
-            if not series.begun:
-                series.begun = True
-                self._open = series
-            if entry.end:
-                self._open = None
+            budget -= entry.size + PER_OPERATION
+            first = not series.begun
+            series.begun = True
+            self._open = None if entry.end else series
             try:
                 later = self._host.hand_down(entry)
             except SendError as error:
-                if self._open is series and not entry.end:
-                    # The stack has none of it, or an unfinished part: the rest is void.
-                    self._open = None
-                    self._kill(series, error)
-                self._finish(entry, error)
+                self._refused(series, entry, error, first)
+                continue
+            except Exception as problem:  # noqa: BLE001  # a framer or transport of others: this Send alone pays
+                refusal = SendError(f"the stack failed: {type(problem).__name__}: {problem}")
+                refusal.__cause__ = problem
+                self._refused(series, entry, refusal, first)
                 continue
             if later and entry.record is not None:
                 self._outstanding[id(entry.record)] = entry
@@ -226,24 +293,23 @@ class Outbox:
                 self._finish(entry, None)
         return bool(self.messages)
 
+    def _refused(self, series: Series, entry: Entry, error: SendError, first: bool) -> None:
+        """The stack did not take a Send."""
+        self._finish(entry, error)
+        if first and entry.end:
+            return
+        self._void(series, error, begun=not first)
+
     def _next(self, now: float) -> Series | None:
-        heap = self._heap
-        while heap:
-            series = heap[0]
+        while self._heap:
+            series = self._heap[0]
             if series.dead is not None:
-                heappop(heap)
-                continue
-            if not series.parts:
-                if series.ended:
-                    heappop(heap)
-                    continue
-                return None
-            deadline = series.parts[0].deadline
-            if deadline is not None and deadline <= now:
-                heappop(heap)
+                heappop(self._heap)
+                self._dead -= 1
+            elif series.deadline is not None and series.deadline <= now:
                 self._kill(series, _expired())
-                continue
-            return heappop(heap)
+            else:
+                return heappop(self._heap)
         return None
 
     def outcome(self, record: SendRecord, error: SendError | None) -> None:
@@ -263,38 +329,86 @@ class Outbox:
         series = entry.series
         if entry.done or series is None or series.begun:
             return
-        error = SendError("withdrawn: the send was cancelled", detail="withdrawn")
-        self._kill(series, error)
+        self._kill(series, _withdrawn("the send was cancelled"))
 
-    def forget(self, identity: int) -> bool:
-        """Drop a Message in parts of which nothing has left; False if something has."""
-        series = self._parted.pop(identity, None)
-        if series is None or series.begun:
-            return False
-        series.ended = True
-        self._kill(series, SendError("withdrawn: the Message was not completed"))
+    def abandon(self, owner: MessageContext) -> None:
+        """The application gives up a Message in parts that it has begun to send."""
+        series = self._parted.pop(owner, None)
+        if series is not None and series.dead is None:
+            series.ended = True
+            self._void(series, _withdrawn("the Message was given up"), begun=series.begun)
+
+    def spoil(self, owner: MessageContext, error: SendError, *, ended: bool) -> None:
+        """A part, perhaps the last one, was refused: the Message can never be whole."""
+        series = self._parted.pop(owner) if ended else self._parted[owner]
+        if series.dead is None:
+            self._void(series, error, begun=series.begun)
+
+    def end_unfinished(self, error: SendError, *, boundaries: bool) -> bool:
+        """Close: no part comes any more.
+
+        Args:
+            error: For the parts of Messages of which nothing has left.
+            boundaries: Whether the peer sees where Messages end. If it does not, all
+                bytes of one direction are one Message, and nothing is missing.
+
+        Returns:
+            False if a Message has begun to leave and can be neither ended nor dropped.
+        """
+        unfinished = [series for series in self._parted.values() if series.dead is None]
+        self._parted.clear()
+        for series in unfinished:
+            series.ended = True
+            if not boundaries:
+                if self._open is series and not series.parts:
+                    self._open = None
+                continue
+            if series.begun and not self._host.recall():
+                return False
+            if self._open is series:
+                self._open = None
+            self._kill(series, error)
         return True
 
-    def fail(self, error: BaseException) -> None:
+    def fail(self, error: SendError) -> None:
         """The Connection ended: each Send that is still here gets its outcome."""
         self._cancel_timer()
         waiting = [self._open] if self._open is not None else []
         waiting += sorted(self._heap)
         self._heap.clear()
+        self._dead = 0
         self._open = None
         self._parted.clear()
         for series in waiting:
             while series.parts:
-                self._drop(series.parts.popleft(), error)
+                self._drop(series.parts.popleft(), afresh(error))
         outstanding = list(self._outstanding.values())
         self._outstanding.clear()
         for entry in outstanding:
-            self._finish(entry, error)
+            self._finish(entry, afresh(error))
+
+    def _void(self, series: Series, error: SendError, *, begun: bool) -> None:
+        """A Message in parts cannot be completed."""
+        if self._open is series:
+            self._open = None
+        self._kill(series, error)
+        # Also where the stack refused the first part: a framer may still expect the others.
+        recalled = not series.begun or self._host.recall()
+        if begun and not recalled:
+            self._host.cut_off(error)
 
     def _kill(self, series: Series, error: SendError) -> None:
         series.dead = error
         while series.parts:
-            self._drop(series.parts.popleft(), _again(error))
+            self._drop(series.parts.popleft(), afresh(error))
+        if not series.begun:
+            self._dead += 1
+            if self._dead > MAX_DEAD and self._dead * 2 > len(self._heap):
+                # Whoever withdraws again and again from a stack that takes nothing
+                # must not fill the memory.
+                self._heap = [each for each in self._heap if each.dead is None]
+                heapify(self._heap)
+                self._dead = 0
 
     def _drop(self, entry: Entry, error: BaseException) -> None:
         self.bytes -= entry.size
@@ -302,6 +416,8 @@ class Outbox:
         self._finish(entry, error)
 
     def _finish(self, entry: Entry, error: BaseException | None) -> None:
+        if isinstance(error, SendError) and error.context is None:
+            error.context = entry.context
         entry.done = True
         entry.error = error
         entry.data = None
@@ -309,7 +425,7 @@ class Outbox:
         if entry.future is not None:
             if not entry.future.done():
                 entry.future.set_result(None)
-        elif error is not None and entry.dropped:
+        elif error is not None and entry.dropped and not entry.handled:
             self._host.unhandled(error)
 
     def unhandled(self, error: BaseException) -> None:
@@ -334,11 +450,9 @@ class Outbox:
         self._timer = None
         now = self._loop.time()
         earliest: float | None = None
-        for series in self._heap:
-            if series.dead is not None or not series.parts:
-                continue
-            deadline = series.parts[0].deadline
-            if deadline is None:
+        for series in sorted(self._heap):
+            deadline = series.deadline
+            if deadline is None or series.dead is not None:
                 continue
             if deadline <= now:
                 self._kill(series, _expired())
@@ -352,6 +466,5 @@ def _expired() -> Expired:
     return Expired("the Message's lifetime was over before it was sent")
 
 
-def _again(error: SendError) -> SendError:
-    """A fresh exception of the same content: each Send has its own."""
-    return type(error)(str(error), reason=error.reason, detail=error.detail)
+def _withdrawn(why: str) -> SendError:
+    return SendError(f"withdrawn: {why}", reason=Reason.LOCAL_ABORT, detail="withdrawn")

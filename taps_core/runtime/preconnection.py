@@ -11,7 +11,7 @@ from taps_core.model.properties import TransportProperties
 from taps_core.model.security import SecurityParameters
 from taps_core.runtime.blueprint import Blueprint
 from taps_core.runtime.connection import Connection
-from taps_core.runtime.establishment import establish
+from taps_core.runtime.establishment import TIMEOUT, establish, resolve_all
 from taps_core.runtime.group import Group
 from taps_core.runtime.listener import Listener
 from taps_core.runtime.outbox import Entry
@@ -124,15 +124,18 @@ class Preconnection:
     async def resolve(self) -> tuple[list[LocalEndpoint], list[RemoteEndpoint]]:
         """Resolve names now (RFC 9622, section 6.1); empty lists where nothing is given.
 
+        Names without an address are left out as long as there are others.
+
         Raises:
             EstablishmentError: RESOLUTION_FAILED.
         """
         resolver = self.system.resolver
-        local = [found for each in self._local for found in await resolver.resolve(each)]
-        remote = [found for each in self._remote for found in await resolver.resolve(each)]
-        return local, remote
+        return (
+            await resolve_all(resolver, self._local),
+            await resolve_all(resolver, self._remote),
+        )
 
-    def initiate(self, timeout: float | None = 30.0) -> Connection[Any]:
+    def initiate(self, timeout: float | None = TIMEOUT) -> Connection[Any]:
         """Active open (RFC 9622, section 7.1).
 
         Returns at once; await the Connection, or ``async with`` it, for Ready.
@@ -152,7 +155,7 @@ class Preconnection:
         data: Any,
         context: MessageContext | None = None,
         *,
-        timeout: float | None = 30.0,
+        timeout: float | None = TIMEOUT,
         **message_properties: Unpack[MessageKeywords],
     ) -> Connection[Any]:
         """Active open with a Message that may travel with the handshake (section 9.2.5).
@@ -179,10 +182,13 @@ class Preconnection:
             raise EstablishmentError(
                 "initiate() needs a Remote Endpoint", reason=Reason.INVALID_CONFIGURATION
             )
-        blueprint = self._blueprint("initiate")
+        return self._establish("initiate", timeout, early)
+
+    def _establish(self, role: Role, timeout: float | None, early: Entry | None) -> Connection[Any]:
+        blueprint = self._blueprint(role)
         connection: Connection[Any] = Connection(blueprint, Group(blueprint.group_properties))
         connection._early = early
-        connection._begin(blueprint.runtime.spawn(establish(connection, timeout)))
+        connection._begin(establish(connection, timeout))
         return connection
 
     def listen(
@@ -217,7 +223,7 @@ class Preconnection:
         listener._begin()
         return listener
 
-    def rendezvous(self, timeout: float | None = 30.0) -> Connection[Any]:
+    def rendezvous(self, timeout: float | None = TIMEOUT) -> Connection[Any]:
         """Peer-to-peer open: both sides call it (RFC 9622, section 7.3).
 
         Only transports that declare ``rendezvous`` are candidates.
@@ -233,22 +239,17 @@ class Preconnection:
                 "rendezvous() needs a Local and a Remote Endpoint",
                 reason=Reason.INVALID_CONFIGURATION,
             )
-        blueprint = self._blueprint("rendezvous")
-        connection: Connection[Any] = Connection(blueprint, Group(blueprint.group_properties))
-        connection._begin(blueprint.runtime.spawn(establish(connection, timeout)))
-        return connection
+        return self._establish("rendezvous", timeout, None)
 
     def _blueprint(self, role: Role) -> Blueprint:
-        system = self.system
         return Blueprint(
-            system.runtime(),
+            self.system.runtime(),
             role=role,
             local=self._local,
             remote=self._remote,
             properties=self.transport.copy(),
             security=self.security.copy(),
             framers=self._framers,
-            effective=self.transport.effective(role),
         )
 
     def __repr__(self) -> str:

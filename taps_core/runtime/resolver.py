@@ -334,16 +334,10 @@ def _failure(name: str, problem: str, detail: str, *, transient: bool) -> Establ
     )
 
 
-def _balanced(*families: Sequence[str]) -> list[str]:
-    """At most MAX_ADDRESSES of all, and no family crowds out another."""
-    fair = MAX_ADDRESSES // len(families)
-    spare = MAX_ADDRESSES - sum(min(fair, len(family)) for family in families)
-    found: list[str] = []
-    for family in families:
-        taken = family[: fair + spare] if len(family) > fair else family
-        spare -= max(0, len(taken) - fair)
-        found += taken
-    return found
+def _balanced(first: Sequence[str], second: Sequence[str] = ()) -> list[str]:
+    """At most MAX_ADDRESSES of both families; neither crowds out the other."""
+    kept = first[: max(MAX_ADDRESSES // 2, MAX_ADDRESSES - len(second))]
+    return [*kept, *second[: MAX_ADDRESSES - len(kept)]]
 
 
 def _loopback() -> list[str]:

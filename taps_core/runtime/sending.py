@@ -42,17 +42,20 @@ class Sending:
     def send(self, data: bytes | bytearray | memoryview) -> Coroutine[Any, Any, None]:
         """The next part; as ``Connection.send``.
 
+        A part that fails fails the Message: so do the parts after it, and
+        leaving the block.
+
         Raises:
             SendError: More than the declared length; the block was left.
+            TypeError: Not bytes: objects have no parts.
         """
         if self._ended:
             raise SendError("the Message has ended", reason=Reason.INVALID_MESSAGE_PROPERTIES)
-        size = len(data)
+        if not isinstance(data, bytes | bytearray | memoryview):
+            raise TypeError(f"only bytes can be sent in parts, not {type(data).__name__}")
+        size = memoryview(data).nbytes
         if self._length is not None and self._sent + size > self._length:
-            raise SendError(
-                f"{self._sent + size} bytes of a Message declared as {self._length}",
-                reason=Reason.INVALID_MESSAGE_PROPERTIES,
-            )
+            raise self._mismatch(self._sent + size)
         if not size:
             return DONE
         self._sent += size
@@ -60,24 +63,22 @@ class Sending:
         return self._part(data, False)
 
     def _part(self, data: Any, end: bool) -> Coroutine[Any, Any, None]:
-        return self._connection._send(data, self._context, end, {}, self._length, id(self._context))
+        return self._connection._send(data, self._context, end, {}, self._length)
+
+    def _mismatch(self, size: int) -> SendError:
+        return SendError(
+            f"{size} bytes of a Message declared as {self._length}",
+            reason=Reason.INVALID_MESSAGE_PROPERTIES,
+            context=self._context,
+        )
 
     async def __aexit__(self, typ: type[BaseException] | None, *_: object) -> None:
         self._ended = True
-        if typ is None:
-            if self._length is not None and self._sent != self._length:
-                self._give_up()
-                raise SendError(
-                    f"{self._sent} bytes of a Message declared as {self._length}",
-                    reason=Reason.INVALID_MESSAGE_PROPERTIES,
-                )
+        complete = self._length is None or self._sent == self._length
+        if typ is None and complete:
             await self._part(b"", True)
-        else:
-            self._give_up()
-
-    def _give_up(self) -> None:
-        # A part that has left cannot be recalled, and what follows would be
-        # taken for its rest: the Connection ends rather than lie.
-        outbox = self._connection._outbox
-        if self._started and (outbox is None or not outbox.forget(id(self._context))):
-            self._connection.abort()
+            return
+        if self._started:
+            self._connection._abandon(self._context)
+        if typ is None:
+            raise self._mismatch(self._sent)

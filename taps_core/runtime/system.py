@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 
 __all__ = ["LoopRuntime", "System"]
 
-_current: ContextVar[System | None] = ContextVar("taps_core_system", default=None)
+#: The System in use, in front of those that it hides: entering and leaving is
+#: a matter of the context alone, so tasks may use one System side by side.
+_current: ContextVar[tuple[System, ...]] = ContextVar("taps_core_system", default=())
 
 
 class System:
@@ -76,16 +78,26 @@ class System:
     @staticmethod
     def current() -> System:
         """The System of this context, else the default one, made on first use."""
-        return _current.get() or _default()
+        systems = _current.get()
+        return systems[0] if systems else _default()
 
     @contextlib.contextmanager
     def use(self) -> Generator[System]:
         """``with system.use():`` what is made inside, and by its tasks, is made here."""
-        token = _current.set(self)
+        self._enter()
         try:
             yield self
         finally:
-            _current.reset(token)
+            self._leave()
+
+    def _enter(self) -> None:
+        _current.set((self, *_current.get()))
+
+    def _leave(self) -> None:
+        systems = list(_current.get())
+        if self in systems:  # not so in a context that was copied before it was entered
+            systems.remove(self)
+            _current.set(tuple(systems))
 
     @property
     def registry(self) -> Registry:
@@ -185,11 +197,11 @@ class System:
         await self.runtime().close()
 
     async def __aenter__(self) -> Self:
-        self._token = _current.set(self)
+        self._enter()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        _current.reset(self._token)
+        self._leave()
         await self.close()
 
 
@@ -218,22 +230,28 @@ class LoopRuntime:
         return task
 
     async def close(self) -> None:
-        """Abort what is open, cancel what runs, wait until it is gone."""
+        """Abort what is open, cancel what runs, wait until it is gone.
+
+        Warns at the end, so that where warnings are errors nothing stays open.
+        """
+        left: list[str] = []
         for listener in list(self.listeners):
-            warn(f"{listener!r} was never stopped", ResourceWarning, stacklevel=3)
+            left.append(f"{listener!r} was never stopped")
             listener.stop()
-        for connection in list(self.connections):
-            warn(f"{connection!r} was never closed", ResourceWarning, stacklevel=3)
+        aborted = list(self.connections)
+        for connection in aborted:
+            left.append(f"{connection!r} was never closed")
             connection.abort()
-            await connection._released()
         for listener in list(self.listeners):
             await listener.stopped()
-        current = asyncio.current_task()
-        tasks = [task for task in self.tasks if task is not current]
-        for task in tasks:
-            task.cancel()
-        if tasks:
+        for connection in aborted:
+            await connection._released()
+        while tasks := self.tasks - {asyncio.current_task()}:
+            for task in tasks:
+                task.cancel()
             await asyncio.wait(tasks)
+        for sentence in left:
+            warn(sentence, ResourceWarning, stacklevel=3)
 
 
 class ClassDefinition(FramerDefinition):

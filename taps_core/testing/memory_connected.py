@@ -78,9 +78,9 @@ class ConnectedFlow(MemoryFlow):
     """A flow with a peer: reliable, with a window, half-close and reset.
 
     Ends as TCP does. ``close`` is done when all that was sent has reached the
-    peer's window. What the peer sends after that is answered by a reset, and
-    so is what lies unread; the reset comes behind all that was sent.
-    ``abort`` resets at once.
+    peer's window. What was not read until then, and what the peer sends after
+    that, is answered by a reset that comes behind all that was sent. ``abort``
+    resets at once.
 
     Args:
         network: Where it is counted.
@@ -125,6 +125,7 @@ class ConnectedFlow(MemoryFlow):
         self.held = 0  # cost of what is in the inbox or on the way to it
         self._fin_arrived = False
         self._fin_reported = False
+        self._unread = False  # something arrived that nobody will read
         self._reset: Exception | None = None  # comes behind what is in the inbox
 
     def join(self, peer: ConnectedFlow) -> None:
@@ -159,6 +160,7 @@ class ConnectedFlow(MemoryFlow):
         """Finish, and take no more; over when all that was sent has arrived."""
         if not self._closing and not self._over:
             self._closing = True
+            self._drop_inbox()
             self.finish()
             self._check_done()
 
@@ -235,7 +237,10 @@ class ConnectedFlow(MemoryFlow):
         self._inbox.append(item)
         if item.record is not None:
             self.link.carry(self.peer.settled, item.record, None)
-        self._wake()
+        if self._closing:
+            self._drop_inbox()
+        else:
+            self._wake()
 
     def fin_came(self, closing: bool) -> None:
         """The peer sends no more; if ``closing``, it also reads no more."""
@@ -250,6 +255,15 @@ class ConnectedFlow(MemoryFlow):
         else:
             self._reset = error
             self._wake()
+
+    def _drop_inbox(self) -> None:
+        """Read what nobody will read, lest two that close wait for each other's windows."""
+        if self._inbox:
+            self._unread = True
+            self.held -= sum(item.cost for item in self._inbox)
+            self._inbox.clear()
+            # Not at once: this may be the peer's own ``pump``, item by item.
+            self._loop.call_soon(self.peer.pump)
 
     def _refuse(self) -> None:
         """Answer what nobody will read."""
@@ -320,10 +334,9 @@ class ConnectedFlow(MemoryFlow):
     def _end(self, error: Exception | None) -> bool:
         if not super()._end(error):
             return False
-        if error is None and self._inbox:
+        self._drop_inbox()
+        if error is None and self._unread:
             self._refuse()
-        self.held -= sum(item.cost for item in self._inbox)
-        self._inbox.clear()
         self._gathered.clear()
         self._queue.clear()
         self._pending = 0

@@ -279,6 +279,30 @@ def test_of_two_ready_in_one_turn_the_better_candidate_wins_and_the_other_is_clo
     run(main)
 
 
+def test_a_failure_in_the_turn_of_a_success_starts_nothing() -> None:
+    async def main() -> None:
+        leaves = [leaf("TCP"), leaf("TCP"), leaf("TCP")]
+        begun: list[Leaf] = []
+        gate = asyncio.Event()
+
+        async def attempt(it: Leaf) -> Flow:
+            begun.append(it)
+            if it is leaves[1]:
+                gate.set()
+            await gate.wait()
+            if it is leaves[0]:
+                raise ConnectionResetError(errno.ECONNRESET, "reset")
+            return FakeFlow()
+
+        planner = RacePlanner(leaves)
+        winner, _ = await race(planner, attempt)
+        assert winner is leaves[1]
+        assert begun == leaves[:2]
+        assert [a.outcome for a in planner.attempts] == ["failed", "ready"]
+
+    run(main)
+
+
 def test_a_loser_that_succeeds_although_it_was_cancelled_is_closed() -> None:
     async def main() -> None:
         leaves = [leaf("TCP"), leaf("TCP")]
@@ -583,6 +607,30 @@ def test_late_leaves_join_and_win() -> None:
         assert now() == 0.26
         with pytest.raises(StopAsyncIteration):
             await anext(names)  # it was closed
+
+    run(main)
+
+
+def test_late_leaves_that_come_in_the_turn_of_the_winner_start_nothing() -> None:
+    async def main() -> None:
+        first, second = leaf("TCP"), leaf("TCP", address="2001:db8::1")
+        closed: list[str] = []
+
+        async def late() -> AsyncGenerator[list[Leaf], None]:
+            await asyncio.sleep(0.05)
+            try:
+                yield [second]
+            finally:
+                closed.append("late")
+
+        async def attempt(it: Leaf) -> Flow:
+            assert it is first
+            await asyncio.sleep(0.05)
+            return FakeFlow()
+
+        winner, _ = await race(RacePlanner([first], expect_more=True), attempt, late=late())
+        assert winner is first
+        assert closed == ["late"]
 
     run(main)
 

@@ -26,7 +26,7 @@ lives = st.lists(st.tuples(st.booleans(), st.sampled_from(ACTIONS)), max_size=30
 
 
 @pytest.mark.parametrize("kind", [MemoryStream, MemoryDatagram, MemoryMessages, MemorySecure])
-@settings(deadline=None, max_examples=3000)
+@settings(deadline=None, max_examples=150)
 @given(lives=lives)
 def test_every_life_keeps_the_rules(
     kind: type[MemoryStream | MemoryDatagram | MemoryMessages], lives: Lives

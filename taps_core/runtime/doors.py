@@ -1,0 +1,248 @@
+"""Where a Listener listens: stacks, Local Endpoints, one port number for all."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+from taps_core.model.endpoints import RemoteEndpoint
+from taps_core.model.errors import Attempt, EstablishmentError, Reason, TapsError
+from taps_core.model.layers import ListenRequest
+from taps_core.runtime.establishment import plugin_failed, ranking
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from taps_core.model.endpoints import LocalEndpoint
+    from taps_core.model.flow import Flow
+    from taps_core.model.layers import ListeningFlow
+    from taps_core.planning.stacks import Stack
+    from taps_core.runtime.blueprint import Blueprint
+
+__all__ = ["Doors"]
+
+logger = logging.getLogger("taps_core")
+
+#: How often another port is tried where one number must serve several addresses.
+PORT_TRIES: Final = 8
+_WILDCARDS: Final = (None, "::", "0.0.0.0")  # compared, not bound
+
+
+class Doors:
+    """The open doors of one Listener.
+
+    The top-ranked stack must open, on at least one address of every Local
+    Endpoint that it can use; each other transport opens if it can. Endpoints
+    without a port get one and the same number.
+
+    Args:
+        blueprint: What is wanted.
+        incoming: Called with the stack, an inbound flow, and what the security
+            layer's door admitted it with.
+
+    Attributes:
+        report: What was opened and what could not be, in order of start.
+    """
+
+    def __init__(self, blueprint: Blueprint, incoming: Callable[[Stack, Flow, Any], None]) -> None:
+        self._blueprint = blueprint
+        self._incoming = incoming
+        self._began = blueprint.loop.time()
+        self._paused = False
+        #: Each with the Local Endpoint that the application asked for.
+        self._open: list[tuple[ListeningFlow, LocalEndpoint]] = []
+        #: The port that the system chose.
+        self._number: int | None = None
+        self.report: list[Attempt] = []
+
+    # -- opening
+
+    async def open(self) -> None:
+        """Open everything.
+
+        Raises:
+            EstablishmentError, OSError: Nothing is open.
+        """
+        opened: set[str] = set()
+        try:
+            for place in ranking(self._blueprint):
+                transport = place.stack.transport.name
+                if transport in opened:
+                    # One door per transport: its best stack answers.
+                    continue
+                try:
+                    self._open += await self._open_stack(place.stack)
+                    opened.add(transport)
+                except (TapsError, OSError) as error:
+                    if not opened:
+                        raise
+                    logger.info("%s is not listened on: %s", place.stack, error)
+        except BaseException:
+            await self.close()
+            raise
+        if self._paused:
+            self.pause()
+
+    async def _open_stack(self, stack: Stack) -> list[tuple[ListeningFlow, LocalEndpoint]]:
+        wanted = await self._addresses(stack)
+        may_choose = self._number is None and any(_chooses(endpoint) for endpoint, _ in wanted)
+        for _ in range(PORT_TRIES - 1 if may_choose else 0):
+            try:
+                return await self._open_addresses(stack, wanted)
+            except OSError as error:
+                if _errno(error) != errno.EADDRINUSE:
+                    raise
+        return await self._open_addresses(stack, wanted)
+
+    async def _addresses(self, stack: Stack) -> list[tuple[LocalEndpoint, int]]:
+        """Resolved Local Endpoints of this stack, each once, with the number of their origin."""
+        name = stack.transport.name
+        found: dict[LocalEndpoint, tuple[LocalEndpoint, int]] = {}
+        for index, asked in enumerate(self._blueprint.local):
+            if asked.protocol not in (None, name):
+                continue
+            for endpoint in await self._blueprint.runtime.system.resolver.resolve(asked):
+                # Two names of one address are one place to listen at.
+                place = (
+                    endpoint.with_hostname(None).with_service(None).with_port(endpoint.port or None)
+                )
+                found.setdefault(place, (endpoint, index))
+        if not found:
+            raise EstablishmentError(
+                f"no Local Endpoint is for {stack.transport.label}",
+                reason=Reason.INVALID_CONFIGURATION,
+            )
+        return list(found.values())
+
+    async def _open_addresses(
+        self, stack: Stack, wanted: list[tuple[LocalEndpoint, int]]
+    ) -> list[tuple[ListeningFlow, LocalEndpoint]]:
+        doors: list[tuple[ListeningFlow, LocalEndpoint]] = []
+        open_for: set[int] = set()
+        errors: dict[int, OSError] = {}
+        number = self._number
+        try:
+            for endpoint, index in wanted:
+                chooses = _chooses(endpoint)
+                try:
+                    door = await self._open_one(
+                        stack, endpoint.with_port(number) if chooses and number else endpoint
+                    )
+                except OSError as error:
+                    if _errno(error) == errno.EADDRINUSE:
+                        # Somebody else answers there: clients would reach them.
+                        raise
+                    errors[index] = error
+                    continue
+                doors.append((door, self._blueprint.local[index]))
+                open_for.add(index)
+                if chooses:
+                    number = number or door.local_endpoint.port
+            for index, failure in errors.items():
+                if index not in open_for:
+                    raise failure
+        except BaseException:
+            await _close(door for door, _ in doors)
+            raise
+        self._number = number
+        return doors
+
+    async def _open_one(self, stack: Stack, endpoint: LocalEndpoint) -> ListeningFlow:
+        blueprint = self._blueprint
+        properties = blueprint.effective
+        layer = stack.security
+
+        def incoming(flow: Flow, admitted: Any) -> None:
+            self._incoming(stack, flow, admitted)
+
+        attempt = Attempt(f"{stack} on {endpoint}", self._now())
+        self.report.append(attempt)
+        try:
+            door = await stack.transport.listen(
+                ListenRequest(
+                    local=endpoint,
+                    properties=properties,
+                    security=blueprint.security,
+                    incoming=incoming,
+                    door=None if layer is None else layer.door(properties, blueprint.security),
+                )
+            )
+        except (TapsError, OSError) as error:
+            attempt.outcome, attempt.error = "failed", error
+            raise
+        except Exception as error:  # a plugin's bug ends this attempt only
+            attempt.outcome, attempt.error = "failed", error
+            raise plugin_failed(error) from error
+        except BaseException:
+            attempt.outcome = "cancelled"
+            raise
+        finally:
+            attempt.ended = self._now()
+        attempt.outcome = "ready"
+        return door
+
+    def _now(self) -> float:
+        return self._blueprint.loop.time() - self._began
+
+    # -- open
+
+    def pause(self) -> None:
+        """Take no more inbound flows for now."""
+        self._paused = True
+        for door, _ in self._open:
+            door.pause()
+
+    def resume(self) -> None:
+        """Take them again."""
+        self._paused = False
+        for door, _ in self._open:
+            door.resume()
+
+    async def close(self) -> None:
+        """Stop; returns when the ports are free. Flows that came in live on."""
+        doors, self._open = self._open, []
+        await _close(door for door, _ in doors)
+
+    @property
+    def local_endpoints(self) -> tuple[LocalEndpoint, ...]:
+        """With the ports really bound."""
+        return tuple(door.local_endpoint for door, _ in self._open)
+
+    @property
+    def remote_endpoint(self) -> RemoteEndpoint | None:
+        """How to reach the first one from this machine, under the name it was given."""
+        if not self._open:
+            return None
+        door, asked = self._open[0]
+        bound = door.local_endpoint
+        if bound.identifiers:
+            return RemoteEndpoint(identifiers=bound.identifiers)
+        if asked.hostname is not None:
+            return RemoteEndpoint(hostname=asked.hostname, port=bound.port)
+        if bound.ip_address in _WILDCARDS:
+            return RemoteEndpoint(ip_address="127.0.0.1", port=bound.port)
+        # The interface of an IPv6 address may be its zone; IPv4 has none.
+        zone = bound.interface if ":" in str(bound.ip_address) else None
+        return RemoteEndpoint(ip_address=bound.ip_address, port=bound.port, interface=zone)
+
+
+def _chooses(endpoint: LocalEndpoint) -> bool:
+    """Whether the system chooses the port."""
+    return not endpoint.port and not endpoint.identifiers
+
+
+async def _close(doors: Iterable[ListeningFlow]) -> None:
+    for door in doors:
+        try:
+            await door.close()
+        except Exception:
+            # A plugin's bug must not keep the other doors open.
+            logger.exception("closing %r failed", door)
+
+
+def _errno(error: OSError) -> int | None:
+    """The system's number, also where a plugin put its own sentence around it."""
+    while error.errno is None and isinstance(error.__cause__, OSError):
+        error = error.__cause__
+    return error.errno
