@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-import taps_tcp.transport
+import taps_tcp.connecting
 from taps_core.plugin import (
     EstablishmentError,
     EstablishmentTimeout,
@@ -89,7 +89,7 @@ def test_a_cancelled_connect_leaves_nothing(tcp, run):
 @linux
 @pytest.mark.parametrize("outcome", ["connected", "cancelled"])
 def test_no_writer_stays_registered_after_a_handshake(tcp4, run, monkeypatch, outcome):
-    monkeypatch.setattr(taps_tcp.transport, "_is_connected", lambda sock: False)
+    monkeypatch.setattr(taps_tcp.connecting, "_is_connected", lambda sock: False)
 
     async def main():
         loop = asyncio.get_running_loop()
@@ -100,7 +100,7 @@ def test_no_writer_stays_registered_after_a_handshake(tcp4, run, monkeypatch, ou
         with socket.socket() as sock:
             sock.setblocking(False)
             address = server.getsockname()
-            handshake = asyncio.create_task(taps_tcp.transport._connect(loop, sock, address))
+            handshake = asyncio.create_task(taps_tcp.connecting.connect_socket(loop, sock, address))
             await tcp4.settle()
             if outcome == "cancelled":
                 handshake.cancel()
