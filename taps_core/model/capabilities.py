@@ -10,10 +10,12 @@ Message Property it says whether setting it has an effect: ALWAYS, OPTIONAL
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from enum import Enum
 from types import MappingProxyType
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = ["Capabilities", "DataUnit", "LayerCapabilities", "Protection", "Support"]
 

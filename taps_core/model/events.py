@@ -33,7 +33,8 @@ class Event:
 
     def __repr__(self) -> str:
         fields = ", ".join(
-            f"{name}={getattr(self, name)!r}" for cls in type(self).__mro__[::-1]
+            f"{name}={getattr(self, name)!r}"
+            for cls in type(self).__mro__[::-1]
             for name in getattr(cls, "__slots__", ())
         )
         return f"{type(self).__name__}({fields})"

@@ -32,13 +32,12 @@ Rules of the data path (a conformance test stands behind each):
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from taps_core.model.messages import MessageContext, SendRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from taps_core.model.endpoints import LocalEndpoint, RemoteEndpoint
     from taps_core.model.errors import ReceiveError, SendError

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from taps_core.model.flow import Flow
-
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
     from taps_core.model.capabilities import Capabilities, LayerCapabilities
     from taps_core.model.endpoints import LocalEndpoint, RemoteEndpoint
+    from taps_core.model.flow import Flow
     from taps_core.model.framer import Codec, Framer
     from taps_core.model.properties import Property
     from taps_core.model.security import SecurityParameters
@@ -234,9 +234,7 @@ class Transport(_Declaration):
         """
         from taps_core.model.errors import EstablishmentError, Reason
 
-        raise EstablishmentError(
-            f"{self.label} cannot listen", reason=Reason.INVALID_CONFIGURATION
-        )
+        raise EstablishmentError(f"{self.label} cannot listen", reason=Reason.INVALID_CONFIGURATION)
 
 
 class SecurityLayer(_Declaration):

@@ -237,13 +237,12 @@ class Listener:
         except asyncio.CancelledError:
             connection.abort()
             raise
-        except (ConnectionError, ReceiveError) as error:
-            # The peer's doing, or the network's; the handler let it pass.
-            logger.info("%r: its handler ended by %s: %s", connection, type(error).__name__, error)
-            connection.abort()
-        except Exception:
+        except Exception as error:
             # A handler may raise anything, and only its own Connection pays.
-            logger.exception("%r: its handler raised", connection)
+            if _is_the_peers(error):
+                logger.info("%r: its handler ended by %r", connection, error)
+            else:
+                logger.exception("%r: its handler raised", connection)
             connection.abort()
         finally:
             await connection._released()
@@ -444,3 +443,10 @@ class Listener:
     def __repr__(self) -> str:
         where = ", ".join(map(str, self.local_endpoints or self._blueprint.local))
         return f"<Listener {self._state.value.lower()} on {where}>"
+
+
+def _is_the_peers(error: BaseException) -> bool:
+    """Whether it is the peer's doing, or the network's, that a handler let pass."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_is_the_peers, error.exceptions))
+    return isinstance(error, (ConnectionError, ReceiveError))

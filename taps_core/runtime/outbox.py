@@ -154,6 +154,7 @@ class Outbox:
 
     __slots__ = (
         "_dead",
+        "_due",
         "_heap",
         "_host",
         "_loop",
@@ -174,6 +175,7 @@ class Outbox:
         self._open: Series | None = None
         self._numbers = count()
         self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0
         # Messages in parts that the application has not ended, by its context object.
         self._parted: dict[MessageContext, Series] = {}
         # Sends whose outcome the stack reports later, by record identity.
@@ -436,9 +438,11 @@ class Outbox:
 
     def _arm(self, deadline: float) -> None:
         if self._timer is not None:
-            if self._timer.when() <= deadline:
+            if self._due <= deadline:
                 return
             self._timer.cancel()
+        # Kept here: uvloop's handle does not know when it is due if that is at once.
+        self._due = deadline
         self._timer = self._loop.call_at(deadline, self._expire)
 
     def _cancel_timer(self) -> None:

@@ -57,6 +57,7 @@ TCP = transport(
             meaning="How long data may stay unacknowledged.", unit="seconds", minimum=0,
         ),
     )
+    rendezvous = True
     capabilities = tp.Capabilities.byte_stream(keepAlive=tp.Support.OPTIONAL).but(
         effects={"keepAliveTimeout": tp.Support.ALWAYS}
     )

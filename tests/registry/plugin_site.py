@@ -106,7 +106,14 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PluginSite
         if Path(entry) in (standard, standard / "lib-dynload", *standard.parents)
     ]
     monkeypatch.setattr(sys, "path", [str(directory), *library])
+    # Real plugins that another test imported must not answer for the ones made here.
+    hidden = {
+        name: sys.modules.pop(name)
+        for name in list(sys.modules)
+        if name.startswith("taps_") and not name.startswith("taps_core")
+    }
     installed = PluginSite(directory)
     yield installed
     for module in installed.modules:
         sys.modules.pop(module, None)
+    sys.modules.update(hidden)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import taps_core as taps
-from taps_core.plugin import Capabilities, Flow, Support, Transport
+from taps_core.plugin import Capabilities, Flow, SecurityLayer, Support, Transport
 from taps_core.testing import MemoryNetwork, MemoryStream
 
 if TYPE_CHECKING:
@@ -285,6 +285,53 @@ class Log:
     def names(self) -> list[str]:
         """Their names."""
         return [type(event).__name__ for event in self.events]
+
+
+class World:
+    """A System with just these plugins, and Preconnections that any of them fits.
+
+    Args:
+        *plugins: Transports and security layers; one of the latter is used.
+        properties: Transport Properties besides those that let everything in.
+        **system: For the System.
+    """
+
+    def __init__(
+        self, *plugins: Any, properties: dict[str, Any] | None = None, **system: Any
+    ) -> None:
+        self.system = taps.System(plugins=plugins, **system)
+        self.properties = {**_ANYTHING, **(properties or {})}
+        secured = any(isinstance(plugin, SecurityLayer) for plugin in plugins)
+        self.security = None if secured else taps.SecurityParameters.disabled()
+
+    def preconnection(self, **arguments: Any) -> taps.Preconnection:
+        """What is not given is as this world has it."""
+        return taps.Preconnection(
+            **{
+                "transport": taps.TransportProperties(**self.properties),
+                "security": self.security,
+                "system": self.system,
+                **arguments,
+            }
+        )
+
+    def listen(
+        self, handler: Any = None, *, at: Any = "127.0.0.1:0", framers: Any = None, **how: Any
+    ) -> taps.Listener:
+        """A Listener; ``how`` is for ``listen``."""
+        return self.preconnection(local=at, framers=framers).listen(handler, **how)
+
+    def to(self, where: Any, **arguments: Any) -> taps.Preconnection:
+        """Leads to a Listener, or to Remote Endpoints."""
+        if isinstance(where, taps.Listener):
+            where = where.remote_endpoint
+        return self.preconnection(remote=where, **arguments)
+
+
+@pytest.fixture
+def world() -> type[World]:
+    """:class:`World`, to be made with plugins."""
+    return World
 
 
 @pytest.fixture

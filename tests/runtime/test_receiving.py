@@ -322,15 +322,11 @@ def test_parts_of_messages_that_interleave_are_told_apart_by_their_contexts(
         async with play.connection() as (connection, flow):
             a, b, c = (taps.MessageContext() for _ in range(3))
             flow.parts((b"a1", a, False), (b"b1", b, False), (b"c1", c, False))
-            flow.parts((b"b2", b, True), (b"whole", None, True) if False else (b"d", None, False))
-            flow.parts((b"a2", a, True))
-            flow.parts((b"c2", c, True))
-            received = {}
-            for _ in range(3):
-                message = await connection.receive()
-                received[message.context] = message.data
-            assert received[b] == b"b1b2"
-            assert received[c] == b"c1c2"
+            flow.parts((b"b2", b, True), (b"a2", a, False), (b"c2", c, True))
+            flow.parts((b"a3", a, True))
+            received = [await connection.receive() for _ in range(3)]
+            assert [message.data for message in received] == [b"b1b2", b"c1c2", b"a1a2a3"]
+            assert [message.context for message in received] == [b, c, a]
             assert connection._inbox.size == 0
 
     run(main)

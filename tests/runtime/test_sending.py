@@ -386,6 +386,26 @@ def test_each_part_of_an_expired_message_expires(
     run(main)
 
 
+def test_lifetimes_end_each_at_its_time(run: Any, play: Any) -> None:
+    async def main() -> None:
+        async with play.connection() as (connection, flow):
+            flow.up.writable(False)
+            order: list[float] = []
+
+            async def send(lifetime: float) -> None:
+                with pytest.raises(taps.Expired):
+                    await connection.send(b"x", lifetime=lifetime)
+                order.append(lifetime)
+
+            # The shortest are less than what a loop's clock can tell.
+            lifetimes = [0.02, 1e-9, 0.01, 1e-6]
+            await asyncio.gather(*map(send, lifetimes))
+            assert order[2:] == [0.01, 0.02]
+            assert flow.data == []
+
+    run(main)
+
+
 def test_infinity_is_no_lifetime(run: Any, play: Any) -> None:
     async def main() -> None:
         async with play.connection(msg_lifetime=0.001) as (connection, flow):
