@@ -194,5 +194,7 @@ def afresh(error: E) -> E:
     again = type(error).__new__(type(error), *error.args)
     again.args = error.args
     again.__dict__.update(error.__dict__)
+    if isinstance(error, OSError) and isinstance(again, OSError):
+        again.errno, again.strerror = error.errno, error.strerror  # kept elsewhere
     again.__cause__ = error.__cause__
     return again

@@ -15,20 +15,12 @@ from taps_core.plugin import Transport
 from taps_core.testing import MemoryDatagram, MemoryNetwork, MemoryStream, MemoryTLS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from taps_core.testing.fixtures import Run
 
 NOBODY = "127.0.0.9:9"
 """Where no one listens."""
 HOLE = "10.0.0.1:7"
 """What swallows everything, once ``swallow`` was called."""
-
-
-@pytest.fixture
-def reports() -> Iterator[list[str]]:
-    """What reaches the loop's exception handler, for coroutines that call :func:`watch`."""
-    return iter([])  # replaced in each test that needs it
 
 
 def watch() -> list[dict[str, Any]]:
@@ -195,8 +187,7 @@ def test_when_the_first_remote_refuses_the_second_is_tried_at_once(
                 assert client.remote_endpoint == where
                 refused, ready = client.report
                 assert (refused.outcome, ready.outcome) == ("failed", "ready")
-                # Not after the delay of a quarter of a second, but with the failure.
-                assert ready.started - refused.ended < 0.1
+                assert ready.started == refused.ended
 
     run(main, memory_network)
 
@@ -281,7 +272,7 @@ def test_a_timeout_is_an_establishment_timeout_with_attempts(
         assert error.transient
         (attempt,) = error.attempts
         assert attempt.outcome == "cancelled"
-        assert attempt.ended >= 0.02
+        assert attempt.ended == pytest.approx(0.02, rel=1e-3) or attempt.ended > 0.02
         assert str(error).splitlines()[0] == "nothing was ready within 0.02 s"
         assert "10.0.0.1:7" in str(error)
         assert connection.report == error.attempts
@@ -536,7 +527,7 @@ def test_editing_a_preconnection_reaches_nothing_that_was_made_before(
             preconnection.transport.require("multistreaming")
             preconnection.transport.set("connTimeout", 99)
             preconnection.transport.set("msgPriority", 99)
-            preconnection.security.set("allowed_security_protocols", ["TLSv1.3"])
+            preconnection.security = taps.SecurityParameters()
             preconnection.add_remote(NOBODY)
             preconnection.add_local("[::1]:1")
             preconnection.add_framer(_framer())
