@@ -404,6 +404,11 @@ class Listener:
             flow.abort()
         self._arrivals.drop_untold()
 
+    @property
+    def _is_stopped(self) -> bool:
+        """Stopped, or about to be."""
+        return self._state is ListenerState.STOPPED
+
     async def stopped(self) -> None:
         """Wait until it has stopped: ports free, nothing handed over any more."""
         await asyncio.shield(self._gone)

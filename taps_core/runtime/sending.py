@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from taps_core.model.messages import MessageContext
-    from taps_core.runtime.connection import Connection
+    from taps_core.runtime.sending_half import SendingHalf
 
 __all__ = ["Sending"]
 
@@ -25,7 +25,7 @@ class Sending:
     __slots__ = ("_connection", "_context", "_ended", "_length", "_sent", "_started")
 
     def __init__(
-        self, connection: Connection[Any], context: MessageContext, length: int | None
+        self, connection: SendingHalf[Any], context: MessageContext, length: int | None
     ) -> None:
         if length is not None and length < 0:
             raise ValueError("a Message has at least 0 bytes")

@@ -18,6 +18,7 @@ from warnings import warn
 from taps_core.model.errors import PluginError
 from taps_core.model.framer import Codec, Framer
 from taps_core.model.layers import FramerDefinition
+from taps_core.model.properties import ConnectionState
 from taps_core.planning.selection import Selector
 
 if TYPE_CHECKING:
@@ -236,12 +237,15 @@ class LoopRuntime:
         """
         left: list[str] = []
         for listener in list(self.listeners):
-            left.append(f"{listener!r} was never stopped")
-            listener.stop()
+            if not listener._is_stopped:
+                left.append(f"{listener!r} was never stopped")
+                listener.stop()
         aborted = list(self.connections)
         for connection in aborted:
-            left.append(f"{connection!r} was never closed")
-            connection.abort()
+            if connection.state is not ConnectionState.CLOSED:
+                yet = "not closed yet" if connection.state is ConnectionState.CLOSING else "open"
+                left.append(f"{connection!r} was left {yet}")
+                connection.abort()
         for listener in list(self.listeners):
             await listener.stopped()
         for connection in aborted:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from taps_core.model.errors import ConnectionError, Reason, SendError
 from taps_core.testing.memory_flow import Link, MemoryFlow, joined
@@ -169,6 +169,10 @@ class ConnectedFlow(MemoryFlow):
         self._closing = True
         self._fail(ConnectionError("aborted", reason=Reason.LOCAL_ABORT))
 
+    def read(self, property: str, /) -> Any:  # noqa: A002  # RFC 9622's word
+        """``_taps.undelivered``: what has not left for the peer's window."""
+        return self._pending if property == "_taps.undelivered" else super().read(property)
+
     # -- outbound
 
     def _check_open(self) -> None:
@@ -223,7 +227,7 @@ class ConnectedFlow(MemoryFlow):
             self._wake()
 
     def _check_done(self) -> None:
-        if self._fin_acknowledged and (self._closing or self._fin_reported):
+        if self._fin_acknowledged and self._reset is None and (self._closing or self._fin_reported):
             self._end(None)
 
     # -- inbound
@@ -340,5 +344,6 @@ class ConnectedFlow(MemoryFlow):
         self._gathered.clear()
         self._queue.clear()
         self._pending = 0
-        self.peer.pump()  # what still waits for the window is to arrive, at nobody
+        if error is None:
+            self.peer.pump()  # what still waits for the window is to arrive, at nobody
         return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
@@ -37,7 +37,7 @@ class SettableFlow(LayerFlow):
         self.applied: list[tuple[str, Any]] = []
         self.refuses: set[str] = set()
 
-    def apply(self, property: str, value: Any, /) -> bool:
+    def apply(self, property: str, value: Any, /) -> bool:  # noqa: A002  # RFC 9622's word
         if property in self.refuses:
             raise taps.PropertyError(f"{property} stays as it is")
         self.applied.append((property, value))
@@ -68,7 +68,7 @@ class Pair:
         self.members: list[taps.Connection[Any]] = []
         self.served: list[taps.Connection[Any]] = []
 
-    async def __aenter__(self) -> Pair:
+    async def __aenter__(self) -> Self:
         self.listener = self.here.listen(framers=self.framers)
         self.listener.on(
             taps.ConnectionReceived, lambda event: self.served.append(event.connection)
@@ -385,7 +385,7 @@ def test_what_a_plugin_declares_as_its_own_is_not_shared(
         transport = Settable(memory_network)
         async with Pair(world(transport)) as pair:
             pair.client.set_property("_test.stream_id", 4)
-            clone = await pair.clone(connection_properties={"_test.streamId": 6})
+            await pair.clone(connection_properties={"_test.streamId": 6})
             assert [member.properties["_test.streamId"] for member in pair.members] == [4, 6]
             assert transport.flows[1].request.properties["_test.streamId"] == 6
             # Neither of them is the default of the next one.
@@ -472,7 +472,7 @@ def test_a_session_can_take_a_property_for_all_its_streams(
 
         def abort(self) -> None: ...
 
-        def apply(self, property: str, value: Any, /) -> bool:
+        def apply(self, property: str, value: Any, /) -> bool:  # noqa: A002  # RFC 9622's word
             self.applied.append((property, value))
             return property == "connTimeout"
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import taps_core as taps
-from taps_core.plugin import Transport
 from taps_core.testing import MemoryDatagram, MemoryMessages, MemoryNetwork, MemoryStream, MemoryTLS
 from taps_framers import LengthPrefix, Line
 
 if TYPE_CHECKING:
+    from taps_core.plugin import Transport
     from taps_core.testing.fixtures import Run
 
 
@@ -56,9 +56,7 @@ def abort_all(*connections: taps.Connection[Any]) -> None:
 # ------------------------------------------------------------------- ways to get Connections
 
 
-def test_it_can_be_awaited_and_stopped(
-    run: Run, world: Any, memory_network: MemoryNetwork
-) -> None:
+def test_it_can_be_awaited_and_stopped(run: Run, world: Any, memory_network: MemoryNetwork) -> None:
     async def main() -> None:
         listener = world(MemoryStream(memory_network)).listen()
         assert repr(listener) == "<Listener opening on 127.0.0.1:0>"
@@ -334,7 +332,7 @@ def test_what_waits_is_bounded_and_then_the_transport_stops_accepting(
             clients = []
             with pytest.raises(taps.EstablishmentError, match="refused"):
                 for _ in range(1000):
-                    clients.append(await here.to(listener).initiate())  # noqa: PERF401  # fails half-way
+                    clients.append(await here.to(listener).initiate())  # fails half-way
                     await turns(2)
             assert 128 <= len(clients) <= 300
             # What waited is served once it may be.
@@ -356,7 +354,7 @@ def test_connections_that_nobody_accepts_are_bounded_too(
             clients = []
             with pytest.raises(taps.EstablishmentError, match="refused"):
                 for _ in range(1000):
-                    clients.append(await here.to(listener).initiate())  # noqa: PERF401  # fails half-way
+                    clients.append(await here.to(listener).initiate())  # fails half-way
                     await turns(2)
             for _ in clients:
                 (await listener.accept()).abort()
@@ -420,10 +418,9 @@ def test_a_handlers_connection_is_closed_when_it_returns(
         async def greet(connection: taps.Connection[Any]) -> None:
             _ = connection.send(b"hello")  # delivered although nobody waits for it
 
-        async with here.listen(greet) as listener:
-            async with here.to(listener, framers=None).initiate() as client:
-                data = [message.data async for message in Reading(client)]
-                assert b"".join(data) == b"hello"
+        async with here.listen(greet) as listener, here.to(listener).initiate() as client:
+            data = [message.data async for message in Reading(client)]
+            assert b"".join(data) == b"hello"
 
     run(main, memory_network)
 

@@ -33,7 +33,7 @@ class KnowingFlow(LayerFlow):
         self.values: dict[str, Any] = {"_test.figure": 42, "sendMsgMaxLen": 1000}
         self.refuses: set[str] = set()
 
-    def apply(self, property: str, value: Any, /) -> bool:
+    def apply(self, property: str, value: Any, /) -> bool:  # noqa: A002  # RFC 9622's word
         if property in self.refuses:
             raise taps.PropertyError(f"{property} stays as it is")
         if property == "keepAliveTimeout":
@@ -41,7 +41,7 @@ class KnowingFlow(LayerFlow):
         self.values[property] = value
         return True
 
-    def read(self, property: str, /) -> Any:
+    def read(self, property: str, /) -> Any:  # noqa: A002  # RFC 9622's word
         return self.values.get(property)
 
 

@@ -88,11 +88,12 @@ def test_two_sides_meet(run: Run, world: Any, memory_network: MemoryNetwork) -> 
         other = here.to("127.0.0.1:7", local="127.0.0.2:7")
         first = one.rendezvous()
         one.add_remote("127.0.0.9:9")  # too late for the first
-        async with first, other.rendezvous() as second:
+        second = other.rendezvous()
+        async with first, second:
             assert transport.roles == ["rendezvous", "rendezvous"]
             assert str(first.stack) == "MEMORY-MEETING"
-            assert first.local_endpoint == second.remote_endpoint
-            assert first.remote_endpoint == second.local_endpoint
+            assert str(first.local_endpoint) == str(second.remote_endpoint) == "127.0.0.1:7"
+            assert str(first.remote_endpoint) == str(second.local_endpoint) == "127.0.0.2:7"
             await first.send(b"hello")
             assert (await second.receive(max_length=5)).data == b"hello"
             assert not first.accepted

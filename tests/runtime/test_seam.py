@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
@@ -437,7 +437,7 @@ class Association:
         self.client: Any = None
         self.server: Any = None
 
-    async def __aenter__(self) -> Association:
+    async def __aenter__(self) -> Self:
         self._listener = await self._here.listen()
         self.client = await self._here.to(self._listener).initiate()
         self.server = await self._listener.accept()
