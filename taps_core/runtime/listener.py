@@ -32,6 +32,7 @@ from taps_core.runtime.establishment import (
     resolve_all,
 )
 from taps_core.runtime.group import Group
+from taps_core.runtime.tasks import until_done
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -442,8 +443,7 @@ class Listener:
         finally:
             for task in self._served:
                 task.cancel()
-            if self._served:
-                await asyncio.wait(self._served)
+            await until_done(self._served)
 
     def __repr__(self) -> str:
         where = ", ".join(map(str, self.local_endpoints or self._blueprint.local))

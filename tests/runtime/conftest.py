@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
@@ -101,7 +101,7 @@ class PlayedFlow(Flow):
         self.calls.append("abort")
         asyncio.get_running_loop().call_soon(self.end, taps.ConnectionError("aborted"))
 
-    def read(self, property: str, /) -> Any:
+    def read(self, property: str, /) -> Any:  # noqa: A002  # RFC 9622's word
         return self.values.get(property)
 
     # -- what the test lets it do
@@ -260,7 +260,7 @@ class Ticks:
         self.count = 0
         self._stopped = False
 
-    def __enter__(self) -> Ticks:
+    def __enter__(self) -> Self:
         self._tick()
         return self
 

@@ -23,9 +23,7 @@ def test_what_a_batch_gathers_leaves_with_one_flush(run: Any, play: Any, turns: 
     run(main)
 
 
-def test_a_batch_reaches_the_peer_as_one_delivery(
-    run: Any, pair: Any, memory_network: Any
-) -> None:
+def test_a_batch_reaches_the_peer_as_one_delivery(run: Any, pair: Any, memory_network: Any) -> None:
     async def main() -> None:
         async with pair(framers=LengthPrefix(2)) as (client, server):
             deliveries: list[int] = []
@@ -169,9 +167,7 @@ def test_a_batch_before_ready_leaves_together(run: Any, play: Any) -> None:
     run(main)
 
 
-def test_the_end_of_a_batch_on_a_connection_that_is_over_does_nothing(
-    run: Any, play: Any
-) -> None:
+def test_the_end_of_a_batch_on_a_connection_that_is_over_does_nothing(run: Any, play: Any) -> None:
     async def main() -> None:
         async with play.connection() as (connection, flow):
             with connection.batch():

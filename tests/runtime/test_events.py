@@ -132,11 +132,10 @@ def test_a_handler_may_call_back_into_the_connection(run: Any, play: Any, turns:
     run(main)
 
 
-def test_handlers_that_send_for_ever_do_not_keep_the_loop(
-    run: Any, play: Any, ticks: Any
-) -> None:
+def test_handlers_that_send_for_ever_do_not_keep_the_loop(run: Any, play: Any, ticks: Any) -> None:
     async def main() -> None:
         async with play.connection() as (connection, flow):
+
             def again(event: Any) -> None:
                 if len(flow.sent) < 1000:
                     connection.send_nowait(b"again")
@@ -151,9 +150,7 @@ def test_handlers_that_send_for_ever_do_not_keep_the_loop(
     run(main)
 
 
-def test_handlers_that_come_and_go_are_asked_each_time(
-    run: Any, play: Any, turns: Any
-) -> None:
+def test_handlers_that_come_and_go_are_asked_each_time(run: Any, play: Any, turns: Any) -> None:
     async def main() -> None:
         async with play.connection() as (connection, flow):
             await connection.send(b"unseen")
@@ -295,9 +292,7 @@ def test_an_application_that_goes_on_receiving_does_not_put_off_the_end(
 # ------------------------------------------------------------------------------- events()
 
 
-def test_the_stream_of_events_ends_after_the_terminal_one(
-    run: Any, play: Any, turns: Any
-) -> None:
+def test_the_stream_of_events_ends_after_the_terminal_one(run: Any, play: Any, turns: Any) -> None:
     async def main() -> None:
         async with play.connection() as (connection, flow):
             stream = connection.events()
@@ -354,9 +349,7 @@ def test_two_may_read_one_stream_and_one_may_stop_it(run: Any, play: Any, turns:
     run(main)
 
 
-def test_events_that_nobody_reads_are_dropped_oldest_first(
-    run: Any, play: Any, turns: Any
-) -> None:
+def test_events_that_nobody_reads_are_dropped_oldest_first(run: Any, play: Any, turns: Any) -> None:
     async def main() -> None:
         async with play.connection() as (connection, flow):
             stream = connection.events()

@@ -1,4 +1,4 @@
-"""One outcome for each Send, awaited or as an event, and the end of a Connection (9.2.2, 10, 11)."""
+"""One outcome for each Send, awaited or as an event, and the end (sections 9.2.2, 10, 11)."""
 
 from __future__ import annotations
 
@@ -370,9 +370,7 @@ def test_close_that_loses_something_raises(run: Any, play: Any) -> None:
 
 
 @pytest.mark.requirement("G-9622-10-02")
-def test_abort_drops_what_waits_and_ends_at_once(
-    run: Any, play: Any, log: Any, turns: Any
-) -> None:
+def test_abort_drops_what_waits_and_ends_at_once(run: Any, play: Any, log: Any, turns: Any) -> None:
     async def main() -> None:
         async with play.connection() as (connection, flow):
             events = log(connection)

@@ -125,10 +125,9 @@ def test_lengths_count_bytes_not_elements(run: Any, play: Any) -> None:
 
 def test_objects_have_no_parts(run: Any, play: Any) -> None:
     async def main() -> None:
-        async with play.connection() as (connection, _):
-            async with connection.sending() as message:
-                with pytest.raises(TypeError, match="only bytes"):
-                    await message.send({"an": "object"})
+        async with play.connection() as (connection, _), connection.sending() as message:
+            with pytest.raises(TypeError, match="only bytes"):
+                await message.send({"an": "object"})
 
     run(main)
 
@@ -211,9 +210,7 @@ def test_no_part_is_sent_after_the_block(run: Any, play: Any) -> None:
     run(main)
 
 
-def test_a_part_that_nobody_awaited_and_that_failed_fails_the_message(
-    run: Any, play: Any
-) -> None:
+def test_a_part_that_nobody_awaited_and_that_failed_fails_the_message(run: Any, play: Any) -> None:
     async def main() -> None:
         async with play.connection() as (connection, flow):
             connection.on(taps.SendError, lambda event: None)
@@ -326,9 +323,7 @@ def test_parts_before_ready(run: Any, play: Any) -> None:
     run(main)
 
 
-def test_editing_a_context_between_parts_touches_the_next_message_only(
-    run: Any, play: Any
-) -> None:
+def test_editing_a_context_between_parts_touches_the_next_message_only(run: Any, play: Any) -> None:
     async def main() -> None:
         async with play.connection() as (connection, flow):
             context = taps.MessageContext(lifetime=1000)

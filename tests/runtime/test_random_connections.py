@@ -120,7 +120,9 @@ class End:
             case "receive":
                 self._start(self._receive(lambda: connection.receive(max_length=1 << 20)))
             case "receive a part":
-                self._start(self._receive(lambda: connection.receive(min_incomplete_length=2, max_length=3)))
+                self._start(
+                    self._receive(lambda: connection.receive(min_incomplete_length=2, max_length=3))
+                )
             case "receive exactly":
                 self._start(self._receive(lambda: connection.receive_exactly(2)))
             case "receive until":

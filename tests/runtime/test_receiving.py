@@ -302,9 +302,7 @@ def test_both_lengths_together(run: Any, play: Any) -> None:
         {"min_incomplete_length": 3, "max_length": 2},
     ],
 )
-def test_lengths_that_cannot_be_are_refused(
-    run: Any, play: Any, lengths: dict[str, int]
-) -> None:
+def test_lengths_that_cannot_be_are_refused(run: Any, play: Any, lengths: dict[str, int]) -> None:
     async def main() -> None:
         async with play.connection() as (connection, flow):
             flow.receive(b"x")
@@ -663,9 +661,7 @@ def test_a_separator_that_does_not_come_in_time_is_an_error_that_takes_nothing(
     run(main)
 
 
-def test_what_fails_to_find_its_bytes_passes_the_turn_on(
-    run: Any, play: Any, turns: Any
-) -> None:
+def test_what_fails_to_find_its_bytes_passes_the_turn_on(run: Any, play: Any, turns: Any) -> None:
     async def main() -> None:
         async with play.connection() as (connection, flow):
             tasks = [
@@ -822,9 +818,7 @@ def test_a_message_that_is_cut_off_goes_to_those_who_take_parts(
     run(main)
 
 
-def test_a_message_that_was_delivered_in_part_is_not_over_at_the_end(
-    run: Any, play: Any
-) -> None:
+def test_a_message_that_was_delivered_in_part_is_not_over_at_the_end(run: Any, play: Any) -> None:
     async def main() -> None:
         async with play.connection() as (connection, flow):
             flow.parts((b"begun", None, False))

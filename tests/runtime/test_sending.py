@@ -75,9 +75,7 @@ def test_one_send_cannot_be_awaited_by_two(run: Any, play: Any, turns: Any) -> N
 
 
 @pytest.mark.parametrize("full", [False, True])
-def test_the_buffer_is_the_callers_again_when_send_returns(
-    run: Any, play: Any, full: bool
-) -> None:
+def test_the_buffer_is_the_callers_again_when_send_returns(run: Any, play: Any, full: bool) -> None:
     async def main() -> None:
         async with play.connection() as (connection, flow):
             flow.up.writable(not full)
@@ -362,9 +360,7 @@ def test_a_message_whose_time_is_up_does_not_leave_even_if_the_timer_is_late(
 
 
 @pytest.mark.requirement("G-9622-9.2.2-01")
-def test_each_part_of_an_expired_message_expires(
-    run: Any, play: Any, log: Any, turns: Any
-) -> None:
+def test_each_part_of_an_expired_message_expires(run: Any, play: Any, log: Any, turns: Any) -> None:
     async def main() -> None:
         async with play.connection() as (connection, flow):
             events = log(connection)
@@ -570,9 +566,10 @@ def test_reliability_of_a_message_cannot_change_unless_that_was_enabled(
     run: Any, play: Any
 ) -> None:
     async def main() -> None:
-        async with play.connection(
-            reliability="require", per_msg_reliability="prohibit"
-        ) as (connection, _):
+        async with play.connection(reliability="require", per_msg_reliability="prohibit") as (
+            connection,
+            _,
+        ):
             await connection.send(b"as it is", reliable=True)
             with pytest.raises(taps.SendError, match="perMsgReliability"):
                 await connection.send(b"x", reliable=False)
@@ -620,9 +617,7 @@ def test_nothing_is_sent_where_the_direction_is_receive_only(run: Any, play: Any
     run(main)
 
 
-def test_a_stack_that_breaks_on_a_queued_message_costs_that_send_only(
-    run: Any, play: Any
-) -> None:
+def test_a_stack_that_breaks_on_a_queued_message_costs_that_send_only(run: Any, play: Any) -> None:
     def refuse(data: bytes) -> Exception | None:
         return ZeroDivisionError("a mistake in a plugin") if data == b"bad" else None
 
