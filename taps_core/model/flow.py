@@ -152,8 +152,9 @@ class Flow(ABC):
     def withdraw(self) -> bool:
         """Drop the Message whose first parts were taken and whose last part was not.
 
-        Called when it can never be whole: a part was refused, or the
-        application gave it up. What is sent next is another Message.
+        Called when it can never be whole: a part was refused, be it the first
+        one, or the application gave it up. What is sent next is another Message.
+        A layer passes it down only when it knows that it keeps nothing itself.
 
         Returns:
             True if nothing of it has left, and nothing is left of it. False if it

@@ -219,6 +219,14 @@ class CodecFlow(LayerFlow):
             message.refused = error
             message.collected = []
 
+    def withdraw(self) -> bool:
+        """Forget the Message that is being sent in parts, unless a part has left for good."""
+        message = self._outgoing
+        if message is not None and message.started and not self.lower.withdraw():
+            return False
+        self._outgoing = None
+        return True
+
     def _give_up(self, sentence: str) -> None:
         self._error = ConnectionError(sentence, reason=Reason.LOCAL_ABORT)
         self.abort()

@@ -500,7 +500,9 @@ class SendingHalf(ConnectionBase[T]):
         if entry.series is not None and entry.record is not None and entry.deadline is not None:
             # What it has waited here is part of its lifetime.
             left = max(entry.deadline - self._loop.time(), _LEAST_LIFETIME)
-            properties = {**entry.record.properties, "msgLifetime": left}
+            properties = dict(entry.record.properties)
+            # Adding a time to a lifetime and taking it away again may round up.
+            properties["msgLifetime"] = min(left, properties.get("msgLifetime", left))
             entry.record = SendRecord(entry.context, properties, entry.record.length)
         later = self._down(entry.data, entry.record, entry.end)
         if self._log is not None:

@@ -138,6 +138,11 @@ class MemoryDatagramFlow(MemoryFlow):
             self._parts.clear()
         return None
 
+    def withdraw(self) -> bool:
+        """Drop the parts of the datagram that is not complete."""
+        self._parts.clear()
+        return True
+
     def flush(self) -> None:
         """Let everything gathered leave."""
         gathered, self._gathered = self._gathered, []

@@ -187,6 +187,11 @@ class CheckedFlow(LayerFlow):
                 self._awaited.append(record)
         return later
 
+    def withdraw(self) -> bool:
+        """Pass down."""
+        withdrawn: bool = self._down("withdraw", self.lower.withdraw)
+        return withdrawn
+
     def flush(self) -> None:
         """Pass down."""
         self._down("flush", super().flush)

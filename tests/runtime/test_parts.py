@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import taps_core as taps
+from taps_core.testing import MemoryDatagram
 from taps_framers import LengthPrefix, Line
 
 
@@ -442,6 +443,88 @@ def test_a_context_that_was_thrown_away_is_not_taken_for_another(run: Any, play:
             assert flow.data == [b"part"]
 
     run(main)
+
+
+# --------------------------------------------------------------- parts through real layers
+
+
+def test_a_first_part_that_a_framer_refuses_costs_its_message_only(
+    run: Any, pair: Any, memory_network: Any
+) -> None:
+    async def main() -> None:
+        async with pair(framers=LengthPrefix(1)) as (client, server):
+            with pytest.raises(taps.SendError) as caught:
+                async with client.sending(length=1000) as message:
+                    await message.send(b"too large")
+            assert caught.value.reason is taps.Reason.MESSAGE_TOO_LARGE
+            await client.send(b"next")
+            assert (await server.receive()).data == b"next"
+
+    run(main, memory_network)
+
+
+@pytest.mark.parametrize("framer", [LengthPrefix(), Line()])
+def test_giving_up_what_a_framer_still_collects_costs_its_message_only(
+    run: Any, pair: Any, memory_network: Any, framer: Any
+) -> None:
+    async def main() -> None:
+        async with pair(framers=framer) as (client, server):
+            with pytest.raises(Mishap):
+                async with client.sending() as message:
+                    await message.send(b"part")
+                    raise Mishap
+            await client.send(b"next")
+            assert (await server.receive()).data == b"next"
+
+    run(main, memory_network)
+
+
+def test_what_a_framer_refuses_at_the_end_costs_its_message_only(
+    run: Any, pair: Any, memory_network: Any
+) -> None:
+    async def main() -> None:
+        async with pair(framers=Line()) as (client, server):
+            with pytest.raises(taps.SendError, match="delimiter"):
+                async with client.sending() as message:
+                    await message.send(b"two")
+                    await message.send(b"\nlines")
+            await client.send(b"next")
+            assert (await server.receive()).data == b"next"
+
+    run(main, memory_network)
+
+
+@pytest.mark.parametrize("framer", [None, LengthPrefix()])
+def test_a_datagram_that_grows_too_large_costs_its_message_only(
+    run: Any, pair: Any, memory_network: Any, framer: Any
+) -> None:
+    async def main() -> None:
+        transport = MemoryDatagram(memory_network, max_length=20)
+        async with pair(transport, framers=framer) as (client, server):
+            with pytest.raises(taps.SendError) as caught:
+                async with client.sending(length=30) as message:
+                    await message.send(bytes(10))
+                    await message.send(bytes(20))
+            assert caught.value.reason is taps.Reason.MESSAGE_TOO_LARGE
+            await client.send(b"next")
+            assert (await server.receive()).data == b"next"
+
+    run(main, memory_network)
+
+
+def test_giving_up_what_has_begun_to_leave_is_a_reset_for_the_peer(
+    run: Any, pair: Any, memory_network: Any
+) -> None:
+    async def main() -> None:
+        async with pair(framers=LengthPrefix()) as (client, server):
+            with pytest.raises(Mishap):
+                async with client.sending(length=10) as message:
+                    await message.send(b"part")
+                    raise Mishap
+            with pytest.raises(taps.ConnectionError):
+                await server.receive()
+
+    run(main, memory_network)
 
 
 # ----------------------------------------------------------------------------------- close
