@@ -6,7 +6,7 @@ Editing the Preconnection afterwards reaches nothing that was made before
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from taps_core.model.properties import PROPERTIES, Kind
 
@@ -20,14 +20,21 @@ if TYPE_CHECKING:
     from taps_core.model.security import SecurityParameters
     from taps_core.runtime.system import LoopRuntime
 
-__all__ = ["Blueprint"]
+__all__ = ["Blueprint", "WorkedOut"]
+
+#: ``effective`` and ``group_properties`` of a Blueprint.
+WorkedOut: TypeAlias = "tuple[Mapping[str, Any], Mapping[str, Any]]"
+
+#: How many of these a System remembers; what comes again and again is what it is for.
+_REMEMBERED: Final = 256
 
 
 class Blueprint:
     """Copies of all that a Preconnection says, for one role on one loop.
 
     Attributes:
-        effective: Every property by canonical name, defaults of the role resolved.
+        effective: Every property by canonical name, defaults of the role
+            resolved. Never changed in place.
         group_properties: Connection Properties that a new group begins with,
             ``tcp.…`` included once they are known. Never changed in place.
         learned: Whether the plugins' own properties (``tcp.…``) are known.
@@ -75,11 +82,12 @@ class Blueprint:
         self.learned = False
         self.effective: Mapping[str, Any] = {}
         self.group_properties: Mapping[str, Any] = {}
+        # Connections made alike share them.
         registry = runtime.system.registry
         if registry.loaded:
             self.learn(registry.properties.values())
         else:
-            self._work_out(())
+            self.effective, self.group_properties = self._work_out((), own=False)
         self.message_defaults: dict[str, Any] = {
             name: value
             for name, value in properties.explicit.items()
@@ -92,16 +100,30 @@ class Blueprint:
         Raises:
             PropertyError: The application set one to a value that it cannot have.
         """
-        if not self.learned:
-            self.learned = True
-            self._work_out(definitions)
+        if self.learned:
+            return
+        known = self.runtime.system.worked_out
+        key: Any = (self.role, self.properties.key)
+        try:
+            found = known.get(key)
+        except TypeError:  # the value of a namespaced property cannot be hashed
+            key = found = None
+        if found is None:
+            found = self._work_out(definitions, own=True)
+            if key is not None:
+                if len(known) >= _REMEMBERED:
+                    known.clear()
+                known[key] = found
+        self.effective, self.group_properties = found
+        self.learned = True
 
-    def _work_out(self, definitions: Iterable[Property]) -> None:
-        self.effective = self.properties.effective(self.role, definitions)
-        self.group_properties = {
+    def _work_out(self, definitions: Iterable[Property], *, own: bool) -> WorkedOut:
+        """All properties, and those of Connections; ``own``: of plugins, too."""
+        effective = self.properties.effective(self.role, definitions)
+        return effective, {
             name: value
-            for name, value in self.effective.items()
-            if (PROPERTIES[name].kind is Kind.CONNECTION if name in PROPERTIES else self.learned)
+            for name, value in effective.items()
+            if (PROPERTIES[name].kind is Kind.CONNECTION if name in PROPERTIES else own)
         }
 
     def but(self, **changes: Any) -> Blueprint:

@@ -11,7 +11,7 @@ datagram, an SCTP Message, another framer's Message), frames end with it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from taps_core.model.errors import ConnectionError, Reason, ReceiveError, SendError
 from taps_core.model.flow import LayerFlow
@@ -242,6 +242,13 @@ class CodecFlow(LayerFlow):
         self._deaf = True
         self._rest = b""
         self.lower.abort()
+
+    def read(self, property: str, /) -> Any:  # noqa: A002  # RFC 9622's word
+        """As below, but no Message may be longer than a frame."""
+        value = self.lower.read(property)
+        if property in ("sendMsgMaxLen", "recvMsgMaxLen"):
+            return self._codec.max_length if value is None else min(value, self._codec.max_length)
+        return value
 
     # -- up
 

@@ -130,9 +130,10 @@ class Group:
             member: It is Ready.
             asked: What its stack was asked for with.
         """
-        if member._state is ConnectionState.CLOSED:
+        wanted = self.requested(member)
+        if wanted == asked or member._state is ConnectionState.CLOSED:
             return
-        for name, value in self.requested(member).items():
+        for name, value in wanted.items():
             if asked.get(name) == value or name in member._defaults:
                 continue
             try:

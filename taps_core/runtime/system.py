@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from taps_core.model.properties import TransportProperties
     from taps_core.model.security import SecurityParameters
     from taps_core.planning.selection import Selection
+    from taps_core.runtime.blueprint import WorkedOut
     from taps_core.runtime.connection import Connection
     from taps_core.runtime.listener import Listener
     from taps_core.runtime.registry import Registry
@@ -72,6 +73,8 @@ class System:
         self._resolver = resolver
         self.event_log = event_log
         self.close_timeout = close_timeout
+        #: Role and properties → what Blueprints make of them.
+        self.worked_out: dict[Any, WorkedOut] = {}
         self._runtimes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopRuntime] = (
             weakref.WeakKeyDictionary()
         )

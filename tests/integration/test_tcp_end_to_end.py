@@ -355,3 +355,22 @@ def test_a_timeout_fires_on_time_around_an_endless_send_loop(run: Run) -> None:
                 assert turns > 10
 
     run(main)
+
+
+def test_the_largest_message_is_the_framers_where_there_is_one(run: Run) -> None:
+    async def main() -> None:
+        from taps_framers import LengthPrefix
+
+        framer = LengthPrefix(2, max_length=1000)
+        async with preconnection(local="127.0.0.1:0", framers=framer).listen(echo) as listener:
+            there = preconnection(remote=listener.remote_endpoint, framers=framer)
+            async with there.initiate() as connection:
+                assert connection.properties["sendMsgMaxLen"] == 1000
+                assert connection.properties["recvMsgMaxLen"] == 1000
+                with pytest.raises(taps.SendError) as caught:
+                    await connection.send(bytes(1001))
+                assert caught.value.reason is taps.Reason.MESSAGE_TOO_LARGE
+                await connection.send(bytes(1000))
+                assert len(await connection.receive()) == 1000
+
+    run(main)
