@@ -619,9 +619,11 @@ class _Closing:
             raise afresh(error)
 
 
-def _as_connection_error(error: Exception) -> TapsError:
-    if isinstance(error, TapsError):
+def _as_connection_error(error: Exception) -> ConnectionError:
+    """The end of a Connection is one of these, whatever a plugin calls it."""
+    if isinstance(error, ConnectionError) and not isinstance(error, SendError):
         return error
-    failure = ConnectionError(str(error) or type(error).__name__, reason=Reason.PROTOCOL_FAILED)
+    reason = error.reason if isinstance(error, TapsError) else Reason.PROTOCOL_FAILED
+    failure = ConnectionError(str(error) or type(error).__name__, reason=reason)
     failure.__cause__ = error
     return failure

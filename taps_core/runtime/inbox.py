@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from taps_core.model.errors import EndOfData, Reason, ReceiveError
 from taps_core.model.messages import Message, MessageContext
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from taps_core.model.messages import SendRecord
     from taps_core.runtime.connection import Connection
 
-__all__ = ["Inbox", "Search"]
+__all__ = ["REST", "Inbox", "Search"]
 
 #: Above this many queued bytes or Messages the flow is paused; below a quarter
 #: of it, it is resumed.
@@ -140,14 +140,24 @@ class _Waiter:
         self.minimum = minimum
 
 
-class _Yield:
-    """``await _Yield()`` lets the loop run once."""
+class _Rest:
+    """``await REST`` lets the loop run once; can stand for the future of whoever does."""
+
+    __slots__ = ()
 
     def __await__(self) -> Generator[Any, Any, None]:
         yield
 
+    def done(self) -> bool:
+        """Whoever rests needs no signal."""
+        return True
 
-_YIELD = _Yield()
+    def set_result(self, result: None) -> None:
+        """Never called: see :meth:`done`."""
+        raise AssertionError(result)
+
+
+REST: Final = _Rest()
 
 
 class Inbox:
@@ -181,7 +191,7 @@ class Inbox:
         self.paused = False
         self.stopped = False
         # A receiver of a whole Message that found nobody else waiting: first in line.
-        self.signal: asyncio.Future[None] | None = None
+        self.signal: asyncio.Future[None] | _Rest | None = None
         # The line behind it, or all of it.
         self.waiters: deque[_Waiter] | None = None
         self.end: TapsError | None = None
@@ -420,7 +430,7 @@ class Inbox:
             waiters.append(waiter)
         try:
             if next_in_line and self._deliverable(minimum):
-                await _YIELD
+                await REST
             while not (waiters[0] is waiter and self._deliverable(minimum)):
                 waiter.future = host._loop.create_future()
                 self.wake()

@@ -112,6 +112,8 @@ class Listener:
     async def _open(self) -> None:
         try:
             await load(self._blueprint)
+            for framer in self._blueprint.framers:
+                _ = framer.create()  # one that cannot be made is found now, not by each peer
             resolver = self._runtime.system.resolver
             found = await resolve_all(resolver, self._blueprint.remote)
             self._filter = frozenset((each.ip_address, each.port) for each in found)

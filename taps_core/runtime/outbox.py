@@ -145,6 +145,9 @@ class Host(Protocol):
     def sent(self, entry: Entry, error: BaseException | None) -> None:
         """Tell handlers the one outcome of a Send."""
 
+    def eased(self) -> None:
+        """Something that waited is gone without leaving: perhaps it was the last."""
+
     def unhandled(self, error: BaseException) -> None:
         """An outcome that nobody waits for or handles."""
 
@@ -332,6 +335,7 @@ class Outbox:
         if entry.done or series is None or series.begun:
             return
         self._kill(series, _withdrawn("the send was cancelled"))
+        self._host.eased()
 
     def abandon(self, owner: MessageContext) -> None:
         """The application gives up a Message in parts that it has begun to send."""
@@ -391,13 +395,15 @@ class Outbox:
 
     def _void(self, series: Series, error: SendError, *, begun: bool) -> None:
         """A Message in parts cannot be completed."""
-        if self._open is series:
-            self._open = None
-        self._kill(series, error)
         # Also where the stack refused the first part: a framer may still expect the others.
         recalled = not series.begun or self._host.recall()
         if begun and not recalled:
+            # Ends this Send too, and all others.
             self._host.cut_off(error)
+            return
+        if self._open is series:
+            self._open = None
+        self._kill(series, error)
 
     def _kill(self, series: Series, error: SendError) -> None:
         series.dead = error
@@ -464,6 +470,7 @@ class Outbox:
                 earliest = deadline
         if earliest is not None:
             self._arm(earliest)
+        self._host.eased()
 
 
 def _expired() -> Expired:

@@ -171,8 +171,13 @@ class Preconnection:
         early = MessageContext() if context is None else context.copy()
         for name, value in message_properties.items():
             early.add(name, value)
-        if isinstance(data, bytearray | memoryview):
+        if isinstance(data, bytes | bytearray | memoryview):
             data = bytes(data)
+        elif not (self._framers and self._framers[-1].objects):
+            raise TypeError(
+                f"bytes are sent, not {type(data).__name__}; a framer such as json-lines "
+                "takes objects"
+            )
         entry = Entry(data, None, True, early, len(data) if isinstance(data, bytes) else 0)
         entry.silent = True
         return self._initiate(timeout, entry)

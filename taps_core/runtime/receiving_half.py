@@ -25,7 +25,7 @@ from taps_core.runtime.awaitables import (
     CREDIT,
     PER_OPERATION,
 )
-from taps_core.runtime.inbox import Search
+from taps_core.runtime.inbox import REST, Search
 from taps_core.runtime.sending_half import SendingHalf
 
 if TYPE_CHECKING:
@@ -72,14 +72,15 @@ class ReceivingHalf(SendingHalf[T]):
         """A whole Message: the hot path, so what Inbox would do stands here once more."""
         inbox = self._inbox
         if not inbox.queue or inbox.waiters or inbox.signal is not None or self._credit <= 0:
-            if inbox.queue or not inbox.alone:
+            if inbox.waiters or inbox.signal is not None or not (inbox.queue or inbox.alone):
                 return await self._receive_part(None, None)
-            # The only receiver there is: a future, and no line to stand in.
+            # The only receiver there is: a future, and no line to stand in. Where only
+            # the credit is missing, the loop runs once.
             if self._batch:
                 self._flush()
-            inbox.signal = self._loop.create_future()
+            signal = inbox.signal = REST if inbox.queue else self._loop.create_future()
             try:
-                await inbox.signal
+                await signal
             except BaseException:
                 inbox.signal = None
                 inbox.wake()
@@ -89,10 +90,9 @@ class ReceivingHalf(SendingHalf[T]):
             self._through = not self._batch
             if not inbox.queue:
                 return await self._receive_part(None, None, first=True)
-        part = inbox.queue.popleft()
-        data, context, end = part
+        data, context, end = inbox.queue.popleft()
         if type(data) is not bytes:
-            inbox.queue.appendleft(part)
+            inbox.queue.appendleft((data, context, end))
             return self._take(None)
         size = len(data)
         inbox.size -= size

@@ -195,6 +195,7 @@ class SendingHalf(ConnectionBase[T]):
     ) -> Coroutine[Any, Any, None]:
         """A further part: context and properties are those that the Message began with."""
         entry = self._entry(data, series.context, series.properties, length, end)
+        entry.deadline = series.deadline
         refusal = self._refusal(continued=True)
         for name, value in keywords.items():
             canonical, checked = message_property(name, value)
@@ -520,7 +521,8 @@ class SendingHalf(ConnectionBase[T]):
         """A Message that has begun to leave will never be whole. Internal."""
         self._abort(
             ConnectionError(
-                f"a Message was cut off while it was sent: {error}", reason=Reason.LOCAL_ABORT
+                f"a Message was cut off while it was sent: {error}",
+                reason=Reason.CONNECTION_ABORTED,
             )
         )
 
@@ -538,8 +540,11 @@ class SendingHalf(ConnectionBase[T]):
                     dispatcher.emit(event)
             elif dispatcher.wants(Sent):
                 dispatcher.emit(Sent(entry.context))
-        if self._state is ConnectionState.CLOSING:
-            self._close_if_drained()
+
+    def eased(self) -> None:
+        """Something that waited is gone without leaving. Internal."""
+        self._close_if_drained()
+        self._refresh()
 
     def unhandled(self, error: BaseException) -> None:
         """An outcome that nobody awaits or was told: logged once. Internal."""

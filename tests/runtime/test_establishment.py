@@ -13,6 +13,7 @@ import pytest
 import taps_core as taps
 from taps_core import testing
 from taps_core.testing import MemoryDatagram, MemoryNetwork, MemoryStream, MemoryTLS
+from taps_framers import JSONLines, LengthPrefix
 
 if TYPE_CHECKING:
     from taps_core.plugin import Transport
@@ -195,7 +196,7 @@ def test_when_the_first_remote_refuses_the_second_is_tried_at_once(
 def test_losers_are_closed_before_ready(
     run: Run, world: Any, memory_network: MemoryNetwork
 ) -> None:
-    memory_network.delay("10.0.0.2", 0.4)
+    memory_network.delay("10.0.0.2", 30)
 
     async def main() -> None:
         here = world(MemoryStream(memory_network))
@@ -364,16 +365,25 @@ def test_a_failed_handshake_of_a_layer_fails_the_attempt_and_leaves_nothing(
 def test_cancelling_the_wait_for_ready_aborts_and_leaves_nothing(
     run: Run, world: Any, memory_network: MemoryNetwork
 ) -> None:
-    memory_network.delay("127.0.0.1", 0.5)
+    memory_network.delay("127.0.0.1", 30)
     memory_network.blackhole("10.0.0.1")
+    both_run = asyncio.Event()
+
+    class Watched(MemoryStream):
+        async def connect(self, request: Any) -> Any:
+            if request.remote.ip_address == "127.0.0.1":
+                both_run.set()
+            return await super().connect(request)
 
     async def main() -> None:
-        here = world(MemoryStream(memory_network))
+        here = world(Watched(memory_network))
         async with here.listen() as listener:
             connection = here.to([HOLE, listener.remote_endpoint]).initiate()
-            with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.3):  # both attempts run then
-                    await connection
+            waiting = asyncio.ensure_future(connection._wait_ready())
+            await both_run.wait()
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
             assert memory_network.open_flows == 0
             assert connection.state is taps.ConnectionState.CLOSED
             assert [attempt.outcome for attempt in connection.report] == ["cancelled"] * 2
@@ -483,6 +493,32 @@ def test_initiate_with_send_that_cannot_connect_has_an_establishment_error_alone
     run(main, memory_network)
 
 
+def test_initiate_with_send_takes_what_send_takes(
+    run: Run, world: Any, memory_network: MemoryNetwork
+) -> None:
+    async def main() -> None:
+        here = world(MemoryStream(memory_network))
+        with pytest.raises(TypeError, match="not str"):
+            here.to(NOBODY).initiate_with_send("text")
+        with pytest.raises(taps.PropertyError, match="lifetime"):
+            here.to(NOBODY).initiate_with_send(b"x", liftime=1)  # type: ignore[call-arg]  # the point
+        async with here.listen(framers=JSONLines()) as listener:
+            there = here.to(listener, framers=JSONLines())
+            buffer = bytearray(b"changed later")
+            async with there.initiate_with_send({"an": "object"}) as client:
+                server = await listener.accept()
+                assert (await server.receive()).data == {"an": "object"}
+                server.abort()
+                client.abort()
+        async with here.listen() as listener:
+            client = here.to(listener).initiate_with_send(memoryview(buffer))
+            buffer[:] = bytes(len(buffer))
+            async with client, await listener.accept() as server:
+                assert (await server.receive_exactly(13)).data == b"changed later"
+
+    run(main, memory_network)
+
+
 @pytest.mark.requirement("G-9622-11-03", "G-9622-7.1-01")
 def test_sends_queued_before_a_failure_get_their_own_error_first(
     run: Run, world: Any, memory_network: MemoryNetwork
@@ -526,7 +562,7 @@ def test_editing_a_preconnection_reaches_nothing_that_was_made_before(
             preconnection.security = taps.SecurityParameters()
             preconnection.add_remote(NOBODY)
             preconnection.add_local("[::1]:1")
-            preconnection.add_framer(_framer())
+            preconnection.add_framer(LengthPrefix())
             async with connection:
                 assert str(connection.stack) == "MEMORY-STREAM"
                 assert connection.properties["connTimeout"] == 10
@@ -547,8 +583,8 @@ def test_a_preconnection_can_be_used_any_number_of_times(
     async def main() -> None:
         here = world(MemoryStream(memory_network))
         async with here.listen() as listener:
-            preconnection = here.to(listener, local="127.0.0.1:0", framers=_framer())
-            listening = here.preconnection(local="127.0.0.1:0", framers=_framer())
+            preconnection = here.to(listener, local="127.0.0.1:0", framers=LengthPrefix())
+            listening = here.preconnection(local="127.0.0.1:0", framers=LengthPrefix())
             clients = [await preconnection.initiate() for _ in range(3)]
             assert len({client.local_endpoint.port for client in clients}) == 3
             for client in clients:
@@ -557,12 +593,6 @@ def test_a_preconnection_can_be_used_any_number_of_times(
                 assert one.local_endpoints != other.local_endpoints
 
     run(main, memory_network)
-
-
-def _framer() -> Any:
-    from taps_framers import LengthPrefix
-
-    return LengthPrefix()
 
 
 # ------------------------------------------------------------------- plugins

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import taps_core as taps
+from taps_core.plugin import Framer
 from taps_core.testing import MemoryDatagram, MemoryMessages, MemoryNetwork, MemoryStream, MemoryTLS
 from taps_framers import LengthPrefix, Line
 
@@ -535,11 +536,11 @@ def test_leaving_the_block_waits_for_handlers_then_cancels_them(
                 ends.append("cancelled")
                 raise
 
-        async with here.listen(handler, framers=Line(), grace=0.05) as listener:
+        async with here.listen(handler, framers=Line(), grace=0.3) as listener:
             quick, stuck = await clients_of(here, listener, 2, framers=Line())
             await quick.send(b"quick")
             await stuck.send(b"stuck")
-            asyncio.get_running_loop().call_later(0.01, may_end.set)
+            asyncio.get_running_loop().call_soon(may_end.set)
         assert sorted(ends) == ["cancelled", "returned"]
         assert (await quick.receive()).data == b"done"
         assert [message async for message in quick] == []
@@ -745,6 +746,23 @@ def test_a_bug_of_a_transport_fails_the_listener(
     async def main() -> None:
         with pytest.raises(taps.EstablishmentError, match="RuntimeError: a bug"):
             await world(Broken(memory_network)).listen()
+
+    run(main, memory_network)
+
+
+def test_a_framer_that_cannot_be_made_fails_the_listener_not_its_peers(
+    run: Run, world: Any, memory_network: MemoryNetwork
+) -> None:
+    class Wanting(Framer):
+        def __init__(self, argument: int) -> None: ...
+
+    async def main() -> None:
+        here = world(MemoryStream(memory_network))
+        with pytest.raises(taps.EstablishmentError, match="without arguments"):
+            await here.listen(framers=Wanting)
+        with pytest.raises(taps.EstablishmentError, match="without arguments"):
+            async with here.listen() as listener:
+                await here.to(listener, framers=Wanting).initiate()
 
     run(main, memory_network)
 
@@ -960,7 +978,7 @@ def test_handshakes_run_side_by_side_under_a_cap_and_a_deadline(
     turns: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("taps_core.runtime.listener.HANDSHAKE_TIMEOUT", 0.05)
+    monkeypatch.setattr("taps_core.runtime.listener.HANDSHAKE_TIMEOUT", 0.2)
     monkeypatch.setattr("taps_core.runtime.listener.MAX_HANDSHAKES", 8)
 
     async def main() -> None:

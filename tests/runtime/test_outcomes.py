@@ -369,6 +369,23 @@ def test_close_that_loses_something_raises(run: Any, play: Any) -> None:
     run(main)
 
 
+def test_whatever_a_plugin_calls_it_the_end_is_a_connection_error(
+    run: Any, play: Any, log: Any, turns: Any
+) -> None:
+    async def main() -> None:
+        for error in (OSError("unplugged"), taps.PluginError("unplugged"), taps.SendError("un")):
+            async with play.connection() as (connection, flow):
+                events = log(connection)
+                flow.end(error)
+                await turns()
+                assert events.names == ["ConnectionError"]
+                with pytest.raises(taps.ConnectionError, match="un") as caught:
+                    await connection.receive()
+                assert caught.value.__cause__ is error
+
+    run(main)
+
+
 @pytest.mark.requirement("G-9622-10-02")
 def test_abort_drops_what_waits_and_ends_at_once(run: Any, play: Any, log: Any, turns: Any) -> None:
     async def main() -> None:

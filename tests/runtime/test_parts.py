@@ -563,6 +563,45 @@ def test_close_in_the_middle_of_a_message_is_an_error(run: Any, play: Any) -> No
     run(main)
 
 
+@pytest.mark.parametrize("last", [True, False])
+def test_a_part_that_is_refused_while_closing_does_not_close_in_the_middle(
+    run: Any, play: Any, log: Any, turns: Any, last: bool
+) -> None:
+    async def main() -> None:
+        async with play.connection() as (connection, flow):
+            events = log(connection)
+            flow.refuse = lambda data: taps.SendError("no") if data == b"bad" else None
+            flow.up.writable(False)
+            context = taps.MessageContext()
+            connection.send_nowait(b"1", context, end_of_message=False)
+            connection.send_nowait(b"bad", context, end_of_message=last)
+            if not last:
+                connection.send_nowait(b"3", context)
+            closing = connection.close()
+            flow.up.writable(True)
+            assert flow.calls == ["withdraw", "abort"]
+            with pytest.raises(taps.ConnectionError, match="cut off"):
+                await closing
+            await turns()
+            fates = ["Sent", "SendError"] if last else ["Sent", "SendError", "SendError"]
+            assert events.names == [*fates, "ConnectionError"]
+
+    run(main)
+
+
+def test_the_parts_of_a_message_share_its_lifetime(run: Any, play: Any) -> None:
+    async def main() -> None:
+        async with play.connection() as (connection, flow):
+            async with connection.sending(lifetime=1000) as message:
+                await message.send(b"1")
+                await asyncio.sleep(0.01)
+                await message.send(b"2")
+            first, second, _ = [record.properties["msgLifetime"] for _, record, _ in flow.sent]
+            assert second < first
+
+    run(main)
+
+
 def test_where_messages_have_no_boundaries_close_ends_them(run: Any, play: Any) -> None:
     async def main() -> None:
         async with play.connection(play.STREAM) as (connection, flow):
