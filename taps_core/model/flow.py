@@ -192,7 +192,11 @@ class Flow(ABC):
         return False
 
     def read(self, property: str, /) -> Any:  # noqa: A002  # RFC 9622's word
-        """The live value of a Connection Property, ``None`` if it is not known here."""
+        """The live value of a Connection Property, ``None`` if it is not known here.
+
+        Beyond properties, ``_taps.undelivered`` is asked when Close takes too
+        long: the bytes taken that the peer is not known to have.
+        """
         return None
 
     def change_endpoints(

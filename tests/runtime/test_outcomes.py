@@ -439,6 +439,29 @@ def test_an_undelivered_message_makes_leaving_the_block_an_error(run: Any, play:
     run(main)
 
 
+@pytest.mark.parametrize("known", [None, 0, 7])
+def test_leaving_the_block_is_an_error_unless_everything_is_known_to_be_delivered(
+    run: Any, play: Any, known: int | None
+) -> None:
+    async def main() -> None:
+        connection, transport = play.initiate()
+        transport.go.set()
+        await connection
+        connection.close_timeout = 0.001
+        transport.flows[0].values["_taps.undelivered"] = known
+        transport.flows[0].close = lambda: None  # the peer never answers
+        if known == 0:
+            async with connection:
+                pass
+        else:
+            with pytest.raises(taps.ConnectionError, match="as far as is known"):
+                async with connection:
+                    pass
+        assert connection.state is taps.ConnectionState.CLOSED
+
+    run(main)
+
+
 def test_a_failure_nobody_awaited_is_not_reported_as_long_as_somebody_may(
     run: Any, play: Any, turns: Any
 ) -> None:
