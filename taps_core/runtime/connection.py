@@ -130,7 +130,8 @@ class Connection(ReceivingHalf[T]):
             self.abort()
             if undelivered:
                 raise ConnectionError(
-                    f"not everything was delivered, as far as is known, {self.close_timeout:g} s after Close",
+                    "not everything was delivered, as far as is known, "
+                    f"{self.close_timeout:g} s after Close",
                     reason=Reason.TIMEOUT,
                 ) from None
 
