@@ -79,13 +79,19 @@ class LengthPrefixCodec(PrefixCodec):
         """All Messages in ``data``."""
         size = len(data)
         position = 0
+        width = self._width
+        unpack_from = self._unpack_from
+        limit = self.max_length
         if self._left:
             position = self._continue(data, parts)
             if self._left:
                 return size
-        width = self._width
-        unpack_from = self._unpack_from
-        limit = self.max_length
+        elif size >= width:
+            (length,) = unpack_from(data)
+            if length == size - width and length <= limit:
+                # One frame and nothing else: what a request or an answer looks like.
+                parts.append((data[width:], None, True))
+                return size
         append = parts.append
         last_header = size - width
         while position <= last_header:
