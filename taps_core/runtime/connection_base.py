@@ -54,7 +54,6 @@ class ConnectionBase(ABC, Generic[T]):
         "_early",
         "_end_waiters",
         "_error",
-        "_events_logged",
         "_fast",
         "_final",
         "_flow",

@@ -185,7 +185,7 @@ class Play:
         """An established Connection, and its flow; aborted in the end."""
         transport = PlayedTransport(capabilities)
         connection = self.preconnection(transport, framers, system, properties).initiate()
-        await connection
+        _ = await connection
         try:
             yield connection, transport.flows[0]
         finally:

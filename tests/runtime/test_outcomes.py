@@ -48,6 +48,7 @@ def test_an_outcome_is_both_awaited_and_told(run: Any, play: Any, log: Any, turn
                 await connection.send(b"x", priority=9)
             await turns()
             assert events.events == [caught.value]
+            assert caught.value.context is not None
             assert caught.value.context.get("priority") == 9
 
     run(main)
@@ -214,7 +215,8 @@ def test_sends_that_wait_end_with_the_connection(
                     await send
                 assert isinstance(caught.value, taps.SendError)
                 errors.append(caught.value)
-            assert [error.context.get("priority") for error in errors] == [1, 3, 2]
+            contexts = [error.context or taps.MessageContext() for error in errors]
+            assert [context.get("priority") for context in contexts] == [1, 3, 2]
             assert len({id(error) for error in errors}) == 3
             await turns()
             assert events.names == ["SendError"] * 3 + ["ConnectionError"]

@@ -22,7 +22,7 @@ from taps_core.testing import (
 from taps_framers import LengthPrefix
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
 
     from taps_core.plugin import Transport
     from taps_core.testing import LoopName
@@ -171,10 +171,8 @@ class End:
         else:
             self.receives += 1
 
-    def _start(self, work: Any) -> asyncio.Task[Any]:
-        task = asyncio.ensure_future(work)
-        self.tasks.append(task)
-        return task
+    def _start(self, work: Coroutine[Any, Any, Any]) -> None:
+        self.tasks.append(asyncio.get_running_loop().create_task(work))
 
     def check(self) -> None:
         """What is promised."""

@@ -331,6 +331,7 @@ def test_a_message_that_waits_too_long_expires(run: Any, play: Any, log: Any, tu
             await turns()
             (event,) = events.events
             assert isinstance(event, taps.Expired)
+            assert event.context is not None
             assert event.context.get("priority") == 7
             flow.up.writable(True)
             await kept
