@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import socket
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -28,6 +29,12 @@ if TYPE_CHECKING:
 
 #: How long a test may wait for what must happen. Only a failing test gets there.
 PATIENCE = 30.0
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests marked ``linux`` are for Linux."""
+    if item.get_closest_marker("linux") and sys.platform != "linux":
+        pytest.skip("needs Linux' options or behaviour")
 
 
 class Recorder:

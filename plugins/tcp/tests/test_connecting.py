@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-import sys
 
 import pytest
 
@@ -15,8 +14,6 @@ from taps_core.plugin import (
     Reason,
     RemoteEndpoint,
 )
-
-linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux' options or behaviour")
 
 
 def test_connects_and_carries_bytes_both_ways(tcp, run):
@@ -70,7 +67,7 @@ async def black_hole(tcp):
     return server, fillers
 
 
-@linux
+@pytest.mark.linux
 def test_a_cancelled_connect_leaves_nothing(tcp, run):
     async def main():
         server, fillers = await black_hole(tcp)
@@ -86,7 +83,7 @@ def test_a_cancelled_connect_leaves_nothing(tcp, run):
     run(main)
 
 
-@linux
+@pytest.mark.linux
 @pytest.mark.parametrize("outcome", ["connected", "cancelled"])
 def test_no_writer_stays_registered_after_a_handshake(tcp4, run, monkeypatch, outcome):
     monkeypatch.setattr(taps_tcp.connecting, "_is_connected", lambda sock: False)
@@ -133,7 +130,7 @@ def test_cancelling_at_any_turn_of_the_loop_leaves_nothing(tcp4, run, turns):
     run(main)
 
 
-@linux
+@pytest.mark.linux
 def test_a_peer_that_never_answers_is_a_timeout_after_conn_timeout(tcp4, run):
     async def main():
         server, fillers = await black_hole(tcp4)
@@ -148,7 +145,7 @@ def test_a_peer_that_never_answers_is_a_timeout_after_conn_timeout(tcp4, run):
     run(main)
 
 
-@linux
+@pytest.mark.linux
 def test_the_local_address_and_port_asked_for_are_used(tcp4, run):
     async def main():
         with tcp4.server() as server, socket.socket() as finder:
@@ -197,7 +194,7 @@ def test_a_local_address_of_the_other_family_is_refused(tcp, run):
     run(main)
 
 
-@linux
+@pytest.mark.linux
 def test_the_interface_asked_for_is_bound(tcp, run):
     async def main():
         flow, peer = await tcp.pair(local=LocalEndpoint(interface="lo"))
@@ -230,7 +227,7 @@ def test_binding_to_an_interface_says_so_where_the_platform_cannot(tcp4, run, mo
     run(main)
 
 
-@linux
+@pytest.mark.linux
 def test_a_zone_reaches_a_link_local_address(ipv6_loopback, tcp4, run):
     # Loopback has no link-local address of its own: the scope id is what counts.
     async def main():

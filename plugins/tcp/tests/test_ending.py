@@ -9,7 +9,6 @@ import pytest
 
 from taps_core.plugin import ConnectionError, Reason
 
-linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux' options or behaviour")
 MEGABYTE = b"0123456789abcdef" * 65536
 
 
@@ -183,7 +182,7 @@ def test_a_reset_ends_the_flow_with_its_reason(tcp, run):
     run(main)
 
 
-@linux
+@pytest.mark.linux
 def test_a_reset_after_everything_was_acknowledged_is_an_orderly_end(tcp, run):
     async def main():
         flow, recorder, peer = await tcp.started()
@@ -216,7 +215,7 @@ def test_a_reset_with_bytes_outstanding_is_an_error_even_while_closing(tcp, run,
     run(main)
 
 
-@linux
+@pytest.mark.linux
 def test_a_reset_that_follows_the_peers_fin_is_noticed_while_closing(tcp, run):
     async def main():
         with tcp.server() as server:
@@ -237,7 +236,7 @@ def test_a_reset_that_follows_the_peers_fin_is_noticed_while_closing(tcp, run):
     run(main)
 
 
-@linux
+@pytest.mark.linux
 def test_a_peer_that_stops_acknowledging_is_a_timeout_after_conn_timeout(tcp4, run):
     async def main():
         with tcp4.server() as server:

@@ -6,7 +6,6 @@ import logging
 import os
 import resource
 import socket
-import sys
 
 import pytest
 
@@ -18,8 +17,6 @@ from taps_core.plugin import (
     Reason,
 )
 from taps_tcp.listening import TCPListeningFlow
-
-linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux' options or behaviour")
 
 
 class Door:
@@ -321,7 +318,7 @@ def test_an_interface_that_does_not_exist_is_named(tcp4, run):
     run(main)
 
 
-@linux
+@pytest.mark.linux
 def test_the_interface_asked_for_is_bound(tcp4, run):
     async def main():
         listening = await tcp4.listen(lambda flow, _: None, LocalEndpoint(interface="lo", port=0))
@@ -333,7 +330,7 @@ def test_the_interface_asked_for_is_bound(tcp4, run):
     run(main)
 
 
-@linux
+@pytest.mark.linux
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
 @pytest.mark.parametrize("local", [None, LocalEndpoint(port=0)], ids=["literal", "wildcard"])
 def test_accepted_connections_have_the_properties_of_the_listener(
@@ -367,7 +364,7 @@ def test_accepted_connections_have_the_properties_of_the_listener(
     run(main)
 
 
-@linux
+@pytest.mark.linux
 def test_running_out_of_descriptors_rests_and_recovers(tcp4, run, caplog):
     async def main():
         door = Door(tcp4)
@@ -393,7 +390,7 @@ def test_running_out_of_descriptors_rests_and_recovers(tcp4, run, caplog):
     run(main)
 
 
-@linux
+@pytest.mark.linux
 def test_running_out_of_descriptors_does_not_spin(tcp4, run, caplog, monkeypatch):
     monkeypatch.setattr("taps_tcp.listening.REST", 3600.0)
 
@@ -452,7 +449,7 @@ def test_a_connection_that_failed_in_the_backlog_does_not_stop_the_others(tcp4, 
     run(main)
 
 
-@linux
+@pytest.mark.linux
 def test_2000_connections_at_once_are_all_served(tcp4, run):
     count = 2000
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -20,8 +20,6 @@ from taps_core.plugin import (
 )
 from taps_tcp import TCP, TCPInfo
 
-linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux' options or behaviour")
-
 
 def reads(bench, run, name, **properties):
     """What a fresh flow with these properties reads back."""
@@ -53,7 +51,7 @@ def applied(bench, run, steps, name, **properties):
 # -- timeouts
 
 
-@linux
+@pytest.mark.linux
 @pytest.mark.parametrize(
     ("properties", "seconds"),
     [
@@ -71,7 +69,7 @@ def test_the_user_timeout_is_conn_timeout_or_else_tcps_own(tcp4, run, properties
     assert reads(tcp4, run, "connTimeout", **properties) == seconds
 
 
-@linux
+@pytest.mark.linux
 def test_the_timeouts_can_be_changed_on_the_connection(tcp4, run):
     steps = [("connTimeout", 5.0), ("tcp.userTimeoutValue", 9), ("tcp.userTimeoutEnabled", True)]
     assert applied(tcp4, run, steps, "connTimeout") == (5.0, [True] * 3)
@@ -99,7 +97,7 @@ def test_the_defaults_of_the_tcp_properties_read_back(tcp4, run):
 WANTED = {"keepAlive": Preference.REQUIRE}
 
 
-@linux
+@pytest.mark.linux
 @pytest.mark.parametrize(
     ("properties", "sent"),
     [
@@ -117,7 +115,7 @@ def test_keep_alives_are_sent_when_asked_for(tcp4, run, properties, sent):
     assert reads(tcp4, run, "keepAlive", **properties) is sent
 
 
-@linux
+@pytest.mark.linux
 @pytest.mark.parametrize(
     ("timeout", "idle"), [(30, 30.0), (2.9, 2.0), (0.2, 1.0), (1e9, 32767.0), (math.inf, None)]
 )
@@ -129,7 +127,7 @@ def test_the_keep_alive_timeout_is_whole_seconds_of_idleness(tcp4, run, timeout,
         assert value == idle
 
 
-@linux
+@pytest.mark.linux
 def test_keep_alives_can_be_started_and_stopped_on_the_connection(tcp4, run):
     start, stop = ("keepAliveTimeout", 40), ("keepAliveTimeout", math.inf)
     assert applied(tcp4, run, [start], "keepAliveTimeout") == (40.0, [True])
@@ -139,7 +137,7 @@ def test_keep_alives_can_be_started_and_stopped_on_the_connection(tcp4, run):
     assert applied(tcp4, run, [stop, start], "keepAliveTimeout", **WANTED)[0] == 40.0
 
 
-@linux
+@pytest.mark.linux
 def test_a_shorter_conn_timeout_stops_keep_alives_and_a_longer_one_brings_them_back(tcp4, run):
     shorter, longer = ("connTimeout", 20), ("connTimeout", 60)
     assert applied(tcp4, run, [shorter], "keepAlive", keepAliveTimeout=30)[0] is False
@@ -155,7 +153,7 @@ def traffic_class(flow):
     return flow._sock.getsockopt(socket.IPPROTO_IP, socket.IP_TOS)
 
 
-@linux
+@pytest.mark.linux
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("profile", CapacityProfile)
 def test_a_capacity_profile_marks_the_packets_and_chooses_nagle(tcp, run, profile, when):
@@ -177,7 +175,7 @@ def test_a_capacity_profile_marks_the_packets_and_chooses_nagle(tcp, run, profil
     run(main)
 
 
-@linux
+@pytest.mark.linux
 def test_a_profile_can_be_taken_back(tcp, run):
     steps = [
         ("connCapacityProfile", CapacityProfile.SCAVENGER),
@@ -187,7 +185,7 @@ def test_a_profile_can_be_taken_back(tcp, run):
     assert value is CapacityProfile.DEFAULT
 
 
-@linux
+@pytest.mark.linux
 @pytest.mark.parametrize(
     ("rate", "in_force"), [(math.inf, math.inf), (8e6, 8e6), (15.0, 8.0), (3, 8.0), (8e30, None)]
 )
@@ -197,13 +195,13 @@ def test_the_sending_rate_is_paced_by_the_kernel(tcp4, run, rate, in_force):
     assert applied(tcp4, run, [("maxSendRate", rate)], "maxSendRate") == (expected, [True])
 
 
-@linux
+@pytest.mark.linux
 def test_the_sending_rate_can_be_set_free_again(tcp4, run):
     steps = [("maxSendRate", 8e6), ("maxSendRate", math.inf)]
     assert applied(tcp4, run, steps, "maxSendRate")[0] == math.inf
 
 
-@linux
+@pytest.mark.linux
 def test_a_paced_connection_still_delivers_everything(tcp4, run):
     async def main():
         flow, recorder, peer = await tcp4.started(maxSendRate=80e6)
@@ -224,7 +222,7 @@ def test_message_sizes_have_no_limit_and_single_packets_do_not_apply(tcp4, run):
     assert reads(tcp4, run, "singularTransmissionMsgMaxLen") is None
 
 
-@linux
+@pytest.mark.linux
 def test_retransmission_figures_come_from_the_kernel(tcp4, run):
     assert reads(tcp4, run, "_taps.retransmissions") == 0
 
@@ -244,7 +242,7 @@ def test_retransmission_figures_come_from_the_kernel(tcp4, run):
     run(main)
 
 
-@linux
+@pytest.mark.linux
 def test_undelivered_counts_from_send_to_acknowledgement(tcp4, run):
     async def main():
         with tcp4.server() as server:
@@ -291,7 +289,7 @@ def test_after_the_end_nothing_is_in_force_any_more(tcp4, run):
     run(main)
 
 
-@linux
+@pytest.mark.linux
 def test_a_value_that_the_system_refuses_is_a_property_error_and_the_connection_lives(
     tcp4, run, monkeypatch
 ):
