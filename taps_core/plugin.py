@@ -86,6 +86,7 @@ from taps_core.model.properties import (
 )
 from taps_core.model.security import Certificate, SecurityMode, SecurityParameters
 from taps_core.runtime.hookspecs import hookimpl
+from taps_core.runtime.push import Push
 
 __all__ = [
     "API_VERSION",
@@ -133,6 +134,7 @@ __all__ = [
     "Property",
     "PropertyError",
     "Protection",
+    "Push",
     "Reason",
     "ReceiveError",
     "Receiver",

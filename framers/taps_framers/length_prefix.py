@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from struct import Struct
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from taps_core.plugin import FramerDefinition, too_large
 from taps_framers.integers import (
@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from taps_core.plugin import PartTuple, SendRecord
 
 __all__ = ["LengthPrefix", "LengthPrefixCodec"]
+
+#: So many Messages of one length in a row are worth looking for.
+RUN: Final = 32
+_NONE: Final = -1
+_NEVER: Final = -2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +65,8 @@ class LengthPrefixCodec(PrefixCodec):
         integer = Struct(integer_format(definition.byteorder, definition.width))
         self._pack = integer.pack
         self._unpack_from = integer.unpack_from
+        #: Cuts a frame of the length that runs had lately.
+        self._cut = Struct("")
 
     def _header(self, length: int, record: SendRecord | None) -> bytes:
         return self._pack(length)
@@ -94,8 +101,14 @@ class LengthPrefixCodec(PrefixCodec):
                 return size
         append = parts.append
         last_header = size - width
+        before = _NONE
         while position <= last_header:
             (length,) = unpack_from(data, position)
+            if length == before and size - position >= RUN * (width + length):
+                end = self._run(data, position, length, parts)
+                before = length if end > position else _NEVER  # tried once for each read
+                position = end
+                continue
             start = position + width
             position = start + length
             if position > size or length > limit:
@@ -106,4 +119,33 @@ class LengthPrefixCodec(PrefixCodec):
                 self._left = position - size
                 return size
             append((data[start:position], None, True))
+            if before != _NEVER:
+                before = length
         return position
+
+    def _run(self, data: bytes, position: int, length: int, parts: list[PartTuple]) -> int:
+        """Messages of one length that follow each other: cut without a step of Python for each.
+
+        Args:
+            data: At ``position``, room for so many frames at least.
+            position: Of the first header.
+            length: What is in it.
+            parts: For the Messages.
+
+        Returns:
+            Where the run ends; ``position`` where there is none.
+        """
+        width = self._width
+        frame = width + length
+        header = data[position : position + width]
+        end = position + RUN * frame
+        for place in range(width):
+            # One byte of all the headers at once.
+            if data[position + place : end : frame] != header[place : place + 1] * RUN:
+                return position
+        cut = self._cut
+        if cut.size != frame:
+            cut = self._cut = Struct(f"{width}x{length}s")
+        found = cut.iter_unpack(memoryview(data)[position:end])
+        parts.extend([(message, None, True) for (message,) in found])
+        return end

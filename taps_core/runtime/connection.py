@@ -450,6 +450,7 @@ class Connection(ReceivingHalf[T]):
         if self._dispatcher is None:
             over = self._state is ConnectionState.CLOSED
             self._dispatcher = Dispatcher(self, self._loop, over=over)
+            self._nobody_waits()
         return self._dispatcher
 
     @property

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from taps_core.model.errors import Reason, SendFailed
 from taps_core.model.properties import ConnectionState
 from taps_core.runtime.awaitables import CREDIT
-from taps_core.runtime.inbox import Inbox
+from taps_core.runtime.inbox import NOTHING, Inbox
 from taps_core.runtime.live_properties import ConnectionProperties
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class ConnectionBase(ABC, Generic[T]):
     __slots__ = (
         "__weakref__",
         "_accepting",
+        "_at_hand",
         "_batch",
         "_blueprint",
         "_close_told",
@@ -95,6 +96,9 @@ class ConnectionBase(ABC, Generic[T]):
         self._stack: Stack | None = None
         self._inbox: Inbox = Inbox(self)  # type: ignore[arg-type]  # only Connections are made
         self._outbox: Outbox | None = None
+        # What receive() may take from at once: the inbox's queue, or nothing while
+        # others stand in line or somebody wants to be told.
+        self._at_hand: deque[Any] = NOTHING if blueprint.event_log else self._inbox.queue
         self._dispatcher: Dispatcher | None = None
         self._log: deque[dict[str, Any]] | None = (
             deque(maxlen=blueprint.event_log) if blueprint.event_log else None

@@ -20,8 +20,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from taps_core.model.errors import EndOfData, Reason, ReceiveError
-from taps_core.model.messages import Message, MessageContext
-from taps_core.runtime.awaitables import PER_OPERATION, afresh
+from taps_core.model.messages import Message, MessageContext, Taken
+from taps_core.runtime.awaitables import CREDIT, PER_OPERATION, afresh
 
 if TYPE_CHECKING:
     import asyncio
@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from taps_core.model.flow import Flow, PartTuple
     from taps_core.model.messages import SendRecord
     from taps_core.runtime.connection import Connection
+    from taps_core.runtime.push import Signal
 
-__all__ = ["REST", "Inbox", "Search"]
+__all__ = ["NOTHING", "REST", "Inbox", "Search"]
 
 #: Above this many queued bytes or Messages the flow is paused; below a quarter
 #: of it, it is resumed.
@@ -51,10 +52,12 @@ MERGED = 32 * 1024
 class _Incoming:
     """A Message of which not all parts are there, or not all bytes are taken."""
 
-    __slots__ = ("chunks", "context", "delivered", "offset", "size")
+    __slots__ = ("chunks", "context", "delivered", "end", "offset", "size")
 
-    def __init__(self, context: MessageContext | None) -> None:
+    def __init__(self, context: MessageContext | None, *, end: bool = False) -> None:
         self.context = context
+        #: Of one that is in the queue: whether its last part ends the Message.
+        self.end = end
         self.chunks: deque[bytes] = deque()
         #: Bytes of the first chunk that are taken.
         self.offset = 0
@@ -128,6 +131,24 @@ class _Lost:
         self.error = error
 
 
+class _Mark:
+    """Stands in the queue behind so much that whoever takes it all lets the loop run.
+
+    So nobody has to count while taking Messages.
+    """
+
+    __slots__ = ("size",)
+
+    def __init__(self, size: int) -> None:
+        #: Bytes between the mark before and this one.
+        self.size = size
+
+
+#: What is in the queue: Messages (and parts that assembly had to let go), a
+#: Message that was taken in part, and what only stands for something.
+_Item: TypeAlias = "Message[Any] | _Incoming | _Lost | _Mark"
+
+
 #: What a receiver waits for: a whole Message, so many bytes, or a condition.
 Wish: TypeAlias = int | Callable[[], bool] | None
 
@@ -141,33 +162,30 @@ class _Waiter:
 
 
 class _Rest:
-    """``await REST`` lets the loop run once; can stand for the future of whoever does."""
+    """``await REST`` lets the loop run once."""
 
     __slots__ = ()
 
     def __await__(self) -> Generator[Any, Any, None]:
         yield
 
-    def done(self) -> bool:
-        """Whoever rests needs no signal."""
-        return True
-
-    def set_result(self, result: None) -> None:
-        """Never called: see :meth:`done`."""
-        raise AssertionError(result)
-
 
 REST: Final = _Rest()
+
+#: At hand where whoever receives has to look twice. Never filled.
+NOTHING: Final[deque[Any]] = deque(maxlen=0)
 
 
 class Inbox:
     """The receiving half of one Connection; the Receiver of its topmost flow."""
 
     __slots__ = (
+        "_cost",
         "_current",
         "_host",
         "_latest",
         "_others",
+        "_segment",
         "boundaries",
         "end",
         "flow",
@@ -175,6 +193,7 @@ class Inbox:
         "queue",
         "signal",
         "size",
+        "spare",
         "stopped",
         "waiters",
     )
@@ -183,15 +202,20 @@ class Inbox:
         self._host = host
         self.flow: Flow | None = None
         self.boundaries = True
-        # Messages as (data, context, True); what has to be delivered as a part
-        # (data, context, False) only when assembly is bounded. Data is bytes, an
-        # object, an _Incoming (one that was taken in part) or a _Lost.
-        self.queue: deque[PartTuple] = deque()
+        self.queue: deque[_Item] = deque()
+        # Bytes in the queue (those that were taken since the last mark count on)
+        # and of unfinished Messages.
         self.size = 0
+        # Of what is behind the last mark in the queue: its cost in terms of the
+        # credit of a turn, and its bytes.
+        self._cost = 0
+        self._segment = 0
         self.paused = False
         self.stopped = False
         # A receiver of a whole Message that found nobody else waiting: first in line.
-        self.signal: asyncio.Future[None] | _Rest | None = None
+        self.signal: Signal | None = None
+        # Its signal, kept for the next time.
+        self.spare: Signal | None = None
         # The line behind it, or all of it.
         self.waiters: deque[_Waiter] | None = None
         self.end: TapsError | None = None
@@ -208,31 +232,20 @@ class Inbox:
         if self.stopped:
             return
         queue = self.queue
-        size = self.size
-        current = self._current
-        if self.boundaries:
-            for part in parts:
-                data, context, end = part
-                if end and current is None and self._others is None:
-                    queue.append(part)
-                    size += len(data) if type(data) is bytes else OBJECT_SIZE
-                else:
-                    self.size = size
-                    self._assemble(data, context, end)
-                    size = self.size
-                    current = self._current
+        if not queue:
+            if self._segment:
+                self._recount()
+            if self.signal is not None or self.waiters:
+                self._cost = 0  # a real wait
+        if not self.boundaries:
+            self._append(parts)
         else:
-            if current is None:
-                current = self._current = _Incoming(None)
-            for data, context, end in parts:
-                if context is not None and current.context is None:
-                    current.context = context
-                if data:
-                    current.add(data)
-                    size += len(data)
-                if end and self.end is None:
-                    self.end = EndOfData("the peer ended its Message")
-        self.size = size
+            if self._current is not None or self._others is not None:
+                parts = self._assemble(parts)
+            count = self._enqueue_whole(parts)
+            if count < len(parts):
+                while parts := self._assemble(parts[count:]):
+                    count = self._enqueue_whole(parts)
         signal = self.signal
         if signal is not None and queue:
             # The usual case of wake(), without the calls.
@@ -240,10 +253,75 @@ class Inbox:
                 signal.set_result(None)
         elif signal is not None or self.waiters:
             self.wake()
-        if not self.paused and (size > HIGH_BYTES or len(queue) > HIGH_MESSAGES):
+        if not self.paused and (self.size > HIGH_BYTES or len(queue) > HIGH_MESSAGES):
             self._consider_pause()
 
-    def _assemble(self, data: Any, context: MessageContext | None, end: bool) -> None:
+    def _enqueue_whole(self, parts: Sequence[PartTuple]) -> int:
+        """Queue whole Messages as far as there are; how many parts that was."""
+        queue = self.queue
+        host = self._host
+        cost = self._cost
+        segment = before = self._segment
+        count = 0
+        for data, context, end in parts:
+            if not end:
+                break
+            count += 1
+            length = len(data) if type(data) is bytes else OBJECT_SIZE
+            cost += length + PER_OPERATION
+            if cost > CREDIT and cost != length + PER_OPERATION:
+                queue.append(_Mark(segment))
+                self.size += segment - before
+                cost = length + PER_OPERATION
+                segment = before = 0
+            segment += length
+            message: Message[Any] = Taken()
+            message.data = data
+            message._context = context
+            message._origin = host
+            queue.append(message)
+        self.size += segment - before
+        self._cost = cost
+        self._segment = segment
+        return count
+
+    def _enqueue_part(self, incoming: _Incoming) -> None:
+        """Queue a part that had to be let go before its Message was whole."""
+        incoming.context = incoming.context or MessageContext()
+        incoming.delivered = True
+        self.size -= incoming.size
+        self._enqueue_whole(((incoming.take(), incoming.context, True),))
+        last = self.queue.pop()
+        assert isinstance(last, Message)
+        self.queue.append(Message(last.data, last._context, False, self._host))
+
+    def _append(self, parts: Sequence[PartTuple]) -> None:
+        """Without boundaries: all bytes are one Message."""
+        current = self._current
+        if current is None:
+            current = self._current = _Incoming(None)
+        for data, context, end in parts:
+            if context is not None and current.context is None:
+                current.context = context
+            if data:
+                current.add(data)
+                self.size += len(data)
+            if end and self.end is None:
+                self.end = EndOfData("the peer ended its Message")
+
+    def _assemble(self, parts: Sequence[PartTuple]) -> Sequence[PartTuple]:
+        """Put parts to the Messages that they belong to, until none is unfinished.
+
+        Returns:
+            What is left of ``parts`` then.
+        """
+        for position, part in enumerate(parts):
+            self._assemble_one(*part)
+            if self._current is None and self._others is None:
+                return parts[position + 1 :]
+        return ()
+
+    def _assemble_one(self, data: Any, context: MessageContext | None, end: bool) -> None:
         current = self._current
         others = self._others
         if current is not None and (context is None or context is current.context):
@@ -251,9 +329,8 @@ class Inbox:
         elif others is not None and context in others:
             incoming = others[context]
         elif end:
-            self.queue.append((data, context, True))
-            self.size += len(data) if type(data) is bytes else OBJECT_SIZE
             self._latest = None
+            self._enqueue_whole(((data, context, True),))
             return
         elif current is None:
             incoming = self._current = _Incoming(context)
@@ -268,11 +345,13 @@ class Inbox:
         if end:
             self._latest = None
             self._remove(incoming)
-            self.queue.append((incoming.take() if incoming.size else b"", incoming.context, True))
+            self.size -= incoming.size
+            whole = incoming.take() if incoming.size else b""
+            self._enqueue_whole(((whole, incoming.context, True),))
             return
         self._latest = incoming
         if self.size > MAX_ASSEMBLY and incoming.size:
-            self._spill(incoming)
+            self._enqueue_part(incoming)
 
     def _remove(self, incoming: _Incoming) -> None:
         """No more comes of this one; of the others the one that began first is next."""
@@ -285,11 +364,6 @@ class Inbox:
             others.pop(incoming.context, None)
         if not others:
             self._others = None
-
-    def _spill(self, incoming: _Incoming) -> None:
-        incoming.context = incoming.context or MessageContext()
-        incoming.delivered = True
-        self.queue.append((incoming.take(), incoming.context, False))
 
     def finished(self) -> None:
         """The peer's Final or half-close."""
@@ -320,7 +394,7 @@ class Inbox:
             self._remove(lost)
             if lost.delivered and not fatal:
                 error.context = error.context or lost.context
-                self.queue.append((_Lost(error), lost.context, True))
+                self.queue.append(_Lost(error))
         if fatal:
             self.finish(error)
             return
@@ -353,7 +427,7 @@ class Inbox:
         self._current = None
         self._others = None
         self._latest = None
-        self.size = 0
+        self.size = self._cost = self._segment = 0
         self.wake()
 
     # -- backpressure
@@ -420,9 +494,11 @@ class Inbox:
         if waiters is None:
             waiters = self.waiters = deque()
         next_in_line = first or not (waiters or self.signal is not None)
-        if next_in_line and host._credit > 0 and self._deliverable(minimum):
+        fresh = host._credit > 0 and not self._at_mark
+        if next_in_line and fresh and self._deliverable(minimum):
             return
         host._before_wait()
+        host._at_hand = NOTHING
         waiter = _Waiter(minimum)
         if first:
             waiters.appendleft(waiter)
@@ -438,27 +514,46 @@ class Inbox:
         except BaseException:
             waiters.remove(waiter)
             self.wake()
+            host._nobody_waits()
             raise
         waiters.popleft()
+        if self._at_mark:
+            self.size -= self.queue.popleft().size  # type: ignore[union-attr]  # that is a mark
         host._fresh_turn()
+        host._nobody_waits()
+
+    @property
+    def _at_mark(self) -> bool:
+        queue = self.queue
+        return bool(queue) and type(queue[0]) is _Mark
+
+    @property
+    def _first(self) -> Message[Any] | _Incoming | _Lost | None:
+        """What is delivered next, if it is in the queue."""
+        queue = self.queue
+        if not queue:
+            return None
+        # Behind a mark there always is something.
+        return queue[1] if type(queue[0]) is _Mark else queue[0]  # type: ignore[return-value]
 
     @property
     def available(self) -> int:
         """Bytes of the current Message that are there."""
-        if self.queue:
-            data = self.queue[0][0]
-            if type(data) is bytes:
-                return len(data)
-            return data.size if type(data) is _Incoming else 0
-        return 0 if self._current is None else self._current.size
+        subject = self.subject
+        if isinstance(subject, bytes):
+            return len(subject)
+        return 0 if subject is None else subject.size
 
     @property
     def subject(self) -> bytes | _Incoming | None:
         """Where to look for something in the current Message."""
-        if not self.queue:
+        first = self._first
+        if first is None:
             return self._current
-        data = self.queue[0][0]
-        return data if isinstance(data, bytes | _Incoming) else None
+        if type(first) is _Incoming:
+            return first
+        data = None if type(first) is _Lost else first.data  # type: ignore[union-attr]
+        return data if type(data) is bytes else None
 
     @property
     def complete(self) -> bool:
@@ -468,10 +563,10 @@ class Inbox:
     def shortage(self, sentence: str) -> TapsError:
         """The error for a Message that ended before what was wished for."""
         if self.queue:
-            data = self.queue[0][0]
-            if type(data) is _Lost:
+            first = self.queue[0]
+            if type(first) is _Lost:
                 self.queue.popleft()
-                return afresh(data.error)
+                return afresh(first.error)
         if self.queue or self.end is None or isinstance(self.end, EndOfData):
             return EndOfData(sentence)
         return afresh(self.end)
@@ -497,19 +592,17 @@ class Inbox:
         """After something was taken: the next receiver's turn, and perhaps the sender's."""
         if self.signal is not None or self.waiters:
             self.wake()
+        if not self.queue:
+            self._recount()
         if self.paused and self.size <= HIGH_BYTES // 4 and len(self.queue) <= HIGH_MESSAGES // 4:
             self.consider_resume()
 
-    @property
-    def alone(self) -> bool:
-        """Whether one that waits for a whole Message may just be signalled."""
-        return (
-            self.boundaries
-            and not self.waiters
-            and self.signal is None
-            and self.end is None
-            and not self.paused
-        )
+    def _recount(self) -> None:
+        """The queue is empty: only unfinished Messages are left."""
+        self.size = 0 if self._current is None else self._current.size
+        if self._others is not None:
+            self.size += sum(other.size for other in self._others.values())
+        self._segment = 0
 
     def line(self) -> tuple[object, ...]:
         """Those who wait, the first one first."""
@@ -517,28 +610,39 @@ class Inbox:
 
     def _take_first(self, maximum: int | None) -> Message[Any]:
         """Of the first Message in the queue, up to ``maximum`` bytes."""
-        data, context, end = self.queue.popleft()
+        queue = self.queue
+        first = queue.popleft()
         host = self._host
         host._credit -= PER_OPERATION
-        if type(data) is bytes:
+        if isinstance(first, Message):
+            data = first.data
+            if type(data) is not bytes:
+                return first
             if maximum is None or len(data) <= maximum:
-                self.size -= len(data)
                 host._credit -= len(data)
-                return Message(data, context, end, host)
-            whole, data = data, _Incoming(context or MessageContext())
-            data.add(whole)
-        elif type(data) is _Lost:
-            raise afresh(data.error)
-        elif type(data) is not _Incoming:
-            self.size -= OBJECT_SIZE
-            return Message(data, context, end, host)
-        part = data.take(maximum)
-        self.size -= len(part)
+                return first
+            context = first._context or MessageContext()
+            first = _Incoming(context, end=first.end_of_message)
+            first.add(data)
+        elif isinstance(first, _Lost):
+            raise afresh(first.error)
+        assert isinstance(first, _Incoming)
+        part = first.take(maximum)
+        self._give_back(len(part))
         host._credit -= len(part)
-        if data.size:
-            self.queue.appendleft((data, data.context, end))
-            end = False
-        return Message(part, data.context, end, host)
+        if first.size:
+            queue.appendleft(first)
+            return Message(part, first.context, False, host)
+        return Message(part, first.context, first.end, host)
+
+    def _give_back(self, size: int) -> None:
+        """Bytes of the first Message in the queue are gone before it is."""
+        self.size -= size
+        for item in self.queue:
+            if type(item) is _Mark:
+                item.size -= size
+                return
+        self._segment -= size
 
     def _take_part(self, maximum: int | None, partial: bool) -> Message[Any]:
         """Of the unfinished Message, up to ``maximum`` bytes; or the end."""

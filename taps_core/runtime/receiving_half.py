@@ -20,18 +20,17 @@ from taps_core.model.events import (
     Received,
     ReceivedPartial,
 )
-from taps_core.model.messages import Message
+from taps_core.model.messages import Message, Taken
 from taps_core.runtime.awaitables import (
     CREDIT,
     PER_OPERATION,
 )
-from taps_core.runtime.inbox import REST, Search
+from taps_core.runtime.inbox import NOTHING, Search
+from taps_core.runtime.push import Signal
 from taps_core.runtime.sending_half import SendingHalf
 
 if TYPE_CHECKING:
-    from collections.abc import (
-        Coroutine,
-    )
+    from collections import deque
 
 __all__ = ["ReceivingHalf"]
 
@@ -43,9 +42,9 @@ class ReceivingHalf(SendingHalf[T]):
 
     __slots__ = ()
 
-    def receive(
+    async def receive(
         self, *, min_incomplete_length: int | None = None, max_length: int | None = None
-    ) -> Coroutine[Any, Any, Message[T]]:
+    ) -> Message[T]:
         """The next Message, or a part of it (RFC 9622, section 9.3).
 
         With Message boundaries (of the transport or a framer) a whole Message,
@@ -64,45 +63,66 @@ class ReceivingHalf(SendingHalf[T]):
                 receive direction; closed on this side.
             ConnectionError: The Connection failed.
         """
-        if min_incomplete_length is None and max_length is None:
-            return self._receive()
-        return self._receive_part(min_incomplete_length, max_length)
-
-    async def _receive(self) -> Message[T]:
-        """A whole Message: the hot path, so what Inbox would do stands here once more."""
+        if min_incomplete_length is not None or max_length is not None:
+            return await self._receive_part(min_incomplete_length, max_length)
+        at_hand = self._at_hand
+        message: Message[T]
+        if at_hand:
+            message = at_hand.popleft()
+            if type(message) is Taken:
+                return message
+            at_hand.appendleft(message)
+        # The only receiver there is has a signal, and no line to stand in.
         inbox = self._inbox
-        if not inbox.queue or inbox.waiters or inbox.signal is not None or self._credit <= 0:
-            if inbox.waiters or inbox.signal is not None or not (inbox.queue or inbox.alone):
-                return await self._receive_part(None, None)
-            # The only receiver there is: a future, and no line to stand in. Where only
-            # the credit is missing, the loop runs once.
-            if self._batch:
-                self._flush()
-            signal = inbox.signal = REST if inbox.queue else self._loop.create_future()
-            try:
-                await signal
-            except BaseException:
-                inbox.signal = None
-                inbox.wake()
-                raise
+        queue: deque[Any] = inbox.queue
+        if (
+            queue
+            or inbox.signal is not None
+            or inbox.waiters
+            or inbox.end is not None
+            or inbox.paused
+            or not inbox.boundaries
+        ):
+            return await self._receive_part(None, None)
+        if self._batch:
+            self._flush()
+        signal = inbox.signal = inbox.spare or self._new_signal()
+        self._at_hand = NOTHING
+        try:
+            await signal
+        except BaseException:
             inbox.signal = None
-            self._credit = CREDIT
-            self._through = not self._batch
-            if not inbox.queue:
-                return await self._receive_part(None, None, first=True)
-        data, context, end = inbox.queue.popleft()
-        if type(data) is not bytes:
-            inbox.queue.appendleft((data, context, end))
-            return self._take(None)
-        size = len(data)
-        inbox.size -= size
-        if inbox.paused or inbox.waiters:
-            inbox.taken()
-        self._credit -= PER_OPERATION + size
-        message: Message[T] = Message(data, context, end, self)  # type: ignore[arg-type]  # bytes are what this stack makes
-        if self._dispatcher is not None or self._log is not None:
-            self._tell_received(message)
+            inbox.wake()
+            self._nobody_waits()
+            raise
+        inbox.signal = None
+        self._credit = CREDIT
+        self._through = not self._batch
+        if not queue or inbox.waiters or self._dispatcher is not None or self._log is not None:
+            return await self._receive_part(None, None, first=True)
+        self._at_hand = queue
+        message = queue.popleft()
+        if type(message) is not Taken:
+            queue.appendleft(message)
+            return await self._receive_part(None, None, first=True)
         return message
+
+    def _nobody_waits(self) -> None:
+        """Nobody stands in line any more, or somebody who wants to be told has come."""
+        inbox = self._inbox
+        if (
+            self._dispatcher is None
+            and self._log is None
+            and inbox.signal is None
+            and not inbox.waiters
+        ):
+            self._at_hand = inbox.queue
+        else:
+            self._at_hand = NOTHING
+
+    def _new_signal(self) -> Signal:
+        signal = self._inbox.spare = Signal(self._loop)
+        return signal
 
     async def _receive_part(
         self, minimum: int | None, maximum: int | None, *, first: bool = False
@@ -213,8 +233,15 @@ class ReceivingHalf(SendingHalf[T]):
         return self
 
     async def __anext__(self) -> Message[T]:
+        at_hand = self._at_hand
+        if at_hand:
+            # As receive() does first of all.
+            message: Message[T] = at_hand.popleft()
+            if type(message) is Taken:
+                return message
+            at_hand.appendleft(message)
         try:
-            return await self._receive()
+            return await self.receive()
         except EndOfData:
             raise StopAsyncIteration from None
 

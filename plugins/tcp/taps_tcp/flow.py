@@ -29,7 +29,7 @@ import struct
 import sys
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
-from taps_core.plugin import Flow, PropertyError, Reason, SendError
+from taps_core.plugin import Flow, PropertyError, Push, Reason, SendError
 from taps_tcp.addresses import local_endpoint, remote_endpoint, show
 from taps_tcp.delivery import failure, unacknowledged
 from taps_tcp.errors import broken_above, connection_error
@@ -83,6 +83,7 @@ class TCPFlow(Flow, asyncio.Protocol):
         "_poll",
         "_poll_delay",
         "_properties",
+        "_push",
         "_receiver",
         "_remote",
         "_sock",
@@ -113,6 +114,7 @@ class TCPFlow(Flow, asyncio.Protocol):
             peer: The address tuple that ``accept`` gave, on the other.
         """
         self._loop = loop
+        self._push = Push.of(loop)
         self._sock = sock
         self._properties = properties
         self._remote = remote
@@ -355,7 +357,7 @@ class TCPFlow(Flow, asyncio.Protocol):
             self._hold(data)
             return
         try:
-            receiver.received(((data, None, False),))
+            self._push.up(receiver, ((data, None, False),))
         except Exception as error:  # noqa: BLE001  # entry of the push: what escapes ends this flow only
             self._break(error)
 
