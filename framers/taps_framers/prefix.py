@@ -57,6 +57,11 @@ class PrefixCodec(Codec):
         return self._header(length, record)
 
     @property
+    def missing(self) -> int:
+        """What has not arrived of the Message that has begun."""
+        return self._left
+
+    @property
     def incomplete(self) -> bool:
         """Whether a Message has begun and not all of it came."""
         return self._left > 0

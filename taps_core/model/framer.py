@@ -121,6 +121,15 @@ class Codec(ABC):
         """
 
     @property
+    def missing(self) -> int:
+        """Bytes that the Message in which ``decode`` stands still lacks, where that is known.
+
+        A hint: so many are handed to ``decode`` at once, whereas otherwise long reads
+        are cut.
+        """
+        return 0
+
+    @property
     def incomplete(self) -> bool:
         """Whether ``decode`` stands in the middle of a Message (rest bytes aside)."""
         return False

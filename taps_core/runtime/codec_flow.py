@@ -11,7 +11,9 @@ datagram, an SCTP Message, another framer's Message), frames end with it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
 
 from taps_core.model.errors import ConnectionError, Reason, ReceiveError, SendError
 from taps_core.model.flow import LayerFlow
@@ -26,6 +28,11 @@ if TYPE_CHECKING:
     from taps_core.model.messages import MessageContext, SendRecord
 
 __all__ = ["CodecFlow"]
+
+#: Bytes that are decoded at once, and what the Message that has begun still lacks
+#: besides. A read may hold a Message for each byte, and each is an object of some
+#: hundred bytes: the layer above has its say after every so many.
+SLICE: Final = 16 * 1024
 
 
 class _Outgoing:
@@ -99,6 +106,12 @@ class CodecFlow(LayerFlow):
         self._open_context: MessageContext | None = None
         # A datagram is lost, and its other parts with it.
         self._skipping = False
+        # What arrived and waits to be decoded, as the layer above has paused; of the
+        # first part so many bytes are done. An end that came behind it waits too.
+        self._backlog: deque[PartTuple] = deque()
+        self._done = 0
+        self._finished_behind = False
+        self._paused = False
         # Nothing is received any more: a fatal error, or close or abort from above.
         self._deaf = False
         self._error: ConnectionError | None = None
@@ -227,21 +240,25 @@ class CodecFlow(LayerFlow):
         self._outgoing = None
         return True
 
-    def _give_up(self, sentence: str) -> None:
-        self._error = ConnectionError(sentence, reason=Reason.LOCAL_ABORT)
+    def _give_up(self, sentence: str, reason: Reason = Reason.LOCAL_ABORT) -> None:
+        self._error = ConnectionError(sentence, reason=reason)
         self.abort()
 
     def close(self) -> None:
         """Close the flow below; nothing is received any more."""
-        self._deaf = True
-        self._rest = b""
+        self._be_deaf()
         self.lower.close()
 
     def abort(self) -> None:
         """Abort the flow below; nothing is received any more."""
+        self._be_deaf()
+        self.lower.abort()
+
+    def _be_deaf(self) -> None:
         self._deaf = True
         self._rest = b""
-        self.lower.abort()
+        self._backlog.clear()
+        self._finished_behind = False
 
     def read(self, property: str, /) -> Any:  # noqa: A002  # RFC 9622's word
         """As below, but no Message may be longer than a frame."""
@@ -256,11 +273,16 @@ class CodecFlow(LayerFlow):
         """Decode what arrived and pass up what was found."""
         if self._deaf:
             return
-        out: list[PartTuple] = []
-        if len(parts) == 1 and not self._rest and not self._skipping:
+        if len(parts) == 1 and not (self._rest or self._skipping or self._backlog):
             data, context, end_of_message = parts[0]
-            if context is None and not end_of_message and self._open_context is None:
+            if (
+                context is None
+                and not end_of_message
+                and self._open_context is None
+                and len(data) <= SLICE
+            ):
                 # One read of a byte stream, at a frame's border: nearly every call.
+                out: list[PartTuple] = []
                 try:
                     consumed = self._decode(data, out)
                     if consumed != len(data):
@@ -272,30 +294,102 @@ class CodecFlow(LayerFlow):
                 if out:
                     self._up(out)
                 return
-        for data, context, end_of_message in parts:
-            if self._skipping:
-                self._skipping = not end_of_message
-                continue
-            rest = self._rest
-            if rest:
-                data = rest + data
-            try:
-                if context is None and self._open_context is None:
-                    consumed = self._decode(data, out)
-                else:
-                    consumed = self._decode_with(data, out, context)
-                if consumed != len(data):
-                    self._keep(data, consumed, end_of_message)
-                elif rest:
-                    self._rest = b""
-                if end_of_message and self._codec.incomplete:
-                    raise _cut_off()
-            except ReceiveError as error:
-                if not self._survive(out, error, context, end_of_message):
-                    return
-                out = []
+        waiting = bool(self._backlog)
+        self._backlog.extend(parts)
+        if not waiting:
+            self._work()
+
+    def _work(self, *, paused: bool = False) -> None:
+        """Decode the backlog slice by slice, until it is done or the layer above pauses.
+
+        Args:
+            paused: Whether a pause holds nothing back: it is all that will ever come.
+        """
+        backlog = self._backlog
+        out: list[PartTuple] = []
+        size = 0
+        while backlog and not self._deaf:
+            data, context, end_of_message = backlog[0]
+            length = len(data) - self._done
+            most = SLICE + self._codec.missing
+            if length > most:
+                data = data[self._done : self._done + most]
+                self._done += most
+                size += most
+                end_of_message = False
+            else:
+                if self._done:
+                    data = data[self._done :]
+                    self._done = 0
+                backlog.popleft()
+                size += length
+            if not self._decode_part(out, data, context, end_of_message):
+                return
+            if size >= SLICE:
+                size = 0
+                if out:
+                    self._up(out)
+                    out = []
+                if self._paused and not paused:
+                    break
         if out:
             self._up(out)
+
+    def _decode_part(
+        self, out: list[PartTuple], data: bytes, context: MessageContext | None, end: bool
+    ) -> bool:
+        """Decode one part, with what the one before left; False if receiving has ended."""
+        if self._skipping:
+            self._skipping = not end
+            return True
+        rest = self._rest
+        if rest:
+            data = rest + data
+        try:
+            if context is None and self._open_context is None:
+                consumed = self._decode(data, out)
+            else:
+                consumed = self._decode_with(data, out, context)
+            if consumed != len(data):
+                self._keep(data, consumed, end)
+            elif rest:
+                self._rest = b""
+            if end and self._codec.incomplete:
+                raise _cut_off()
+        except ReceiveError as error:
+            survives = self._survive(out, error, context, end)
+            out.clear()
+            return survives
+        return True
+
+    def pause(self) -> None:
+        """Deliver no more; what was read waits undecoded."""
+        self._paused = True
+        self.lower.pause()
+
+    def resume(self) -> None:
+        """Deliver again: first, from the next loop turn on, what was read before."""
+        self._paused = False
+        if self._backlog:
+            asyncio.get_running_loop().call_soon(self._go_on)
+        else:
+            self.lower.resume()
+
+    def _go_on(self) -> None:
+        if self._paused or self._deaf:
+            return
+        try:
+            self._work()
+            if self._backlog:
+                return
+            if self._finished_behind:
+                self._finished_behind = False
+                self.finished()
+        except Exception as error:  # noqa: BLE001  # what fails above ends this flow alone, as at a transport's entry
+            self._give_up(f"failed on what it received: {error}", Reason.PROTOCOL_FAILED)
+            return
+        if not (self._paused or self._deaf):
+            self.lower.resume()
 
     def _keep(self, data: bytes, consumed: int, end_of_message: bool) -> None:
         if end_of_message:
@@ -346,26 +440,32 @@ class CodecFlow(LayerFlow):
             while found and not found[-1][2]:
                 found.pop()
         if found:
-            self._up(found)
+            self._up(list(found))
         # Whoever got that may have closed or aborted.
         if not self._deaf:
-            self._deaf = not self._datagrams
+            if not self._datagrams:
+                self._be_deaf()
             self.receiver.failed(error, self._deaf)
         return not self._deaf
 
     def failed(self, error: ReceiveError, fatal: bool) -> None:
         """A Message of the framer below was lost, and what we had of it."""
+        self._work(paused=True)
         if self._deaf:
             return
         self._rest = b""
         self._open_context = None
         self._skipping = False
         self._codec.reset()
-        self._deaf = fatal
+        if fatal:
+            self._be_deaf()
         self.receiver.failed(error, fatal)
 
     def finished(self) -> None:
         """The end of the stream may not cut off a frame."""
+        if self._backlog:
+            self._finished_behind = True
+            return
         if self._deaf:
             return
         if self._rest or self._codec.incomplete:
@@ -381,7 +481,11 @@ class CodecFlow(LayerFlow):
         self.receiver.outcome(record, error)
 
     def closed(self, error: Exception | None) -> None:
-        """Pass up; an orderly end may not cut off a frame either."""
+        """Pass up, behind all that was read; an orderly end may not cut off a frame either."""
+        self._work(paused=True)
+        if self._finished_behind:
+            self._finished_behind = False
+            self.finished()
         if error is None and not self._deaf and (self._rest or self._codec.incomplete):
             self.receiver.failed(_cut_off(), True)
         self._deaf = True

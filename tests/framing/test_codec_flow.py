@@ -1,5 +1,6 @@
 """CodecFlow: what drives a codec, whatever the codec does."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from taps_core.model.errors import ConnectionError, Reason, ReceiveError, SendEr
 from taps_core.model.events import SoftError
 from taps_core.model.framer import HEADER_ROOM, Codec, deframing_failed, too_large
 from taps_core.model.messages import MessageContext, SendRecord
+from taps_core.runtime.codec_flow import SLICE
 from taps_core.runtime.framing import CodecFlow
 from taps_core.testing import CheckedFlow, Recorder
 from taps_core.testing.scripted import ScriptedFlow
@@ -431,3 +433,131 @@ def test_outcomes_find_their_send_through_several_framers() -> None:
         below.receiver.outcome(part.record, None)
     assert [found for found, _ in above.outcomes] == [whole, declared, first, last]
     top.check()
+
+
+class Pausing(Recorder):
+    """Pauses the flow below whenever something comes."""
+
+    flow: CodecFlow
+
+    def received(self, parts: Any) -> None:
+        super().received(parts)
+        self.flow.pause()
+
+
+def many() -> tuple[Rig, Pausing, bytes]:
+    rig = Rig()
+    rig.above = pausing = Pausing()
+    pausing.flow = rig.flow
+    rig.flow.start(pausing)
+    read = b"0." * (4 * SLICE)
+    return rig, pausing, read
+
+
+def test_a_read_of_many_small_messages_is_decoded_as_far_as_the_layer_above_takes_it() -> None:
+    rig, above, read = many()
+    rig.below.feed(read)
+    assert len(above.parts) == SLICE // 2
+    assert rig.below.names[-1] == "pause"
+
+
+def test_what_was_read_comes_up_after_resume_in_later_turns() -> None:
+    async def main() -> None:
+        rig, above, read = many()
+        rig.below.feed(read)
+        rounds = 1
+        while len(above.parts) < len(read) // 2:
+            before = len(above.parts)
+            rig.flow.resume()
+            assert len(above.parts) == before  # not from inside resume
+            await asyncio.sleep(0)
+            assert len(above.parts) > before
+            rounds += 1
+        assert rounds == len(read) // SLICE
+        assert set(above.parts) == {(b"", None, True)}
+
+    asyncio.run(main())
+
+
+def test_the_flow_below_goes_on_only_when_everything_that_was_read_is_decoded() -> None:
+    async def main() -> None:
+        rig, _, read = many()
+        rig.below.feed(read)
+        for _ in range(len(read) // SLICE - 1):
+            rig.flow.resume()
+            await asyncio.sleep(0)
+            assert "resume" not in rig.below.names
+        rig.flow.resume()
+        assert rig.below.names[-1] == "resume"
+
+    asyncio.run(main())
+
+
+def test_an_end_waits_behind_what_was_read() -> None:
+    async def main() -> None:
+        rig, above, read = many()
+        rig.below.feed(read)
+        rig.below.receiver.finished()
+        while len(above.parts) < len(read) // 2:
+            assert not above.is_finished
+            rig.flow.resume()
+            await asyncio.sleep(0)
+        assert above.is_finished
+
+    asyncio.run(main())
+
+
+def test_closed_comes_behind_all_that_was_read_though_the_layer_above_has_paused() -> None:
+    rig, above, read = many()
+    rig.below.feed(read)
+    rig.below.receiver.finished()
+    rig.below.receiver.closed(None)
+    assert len(above.parts) == len(read) // 2
+    assert [call.name for call in above.calls][-2:] == ["finished", "closed"]
+
+
+@pytest.mark.parametrize("verb", ["close", "abort"])
+def test_what_was_read_is_dropped_when_the_layer_above_ends(verb: str) -> None:
+    rig, above, read = many()
+    rig.below.feed(read)
+    count = len(above.parts)
+    getattr(rig.flow, verb)()
+    rig.below.receiver.closed(None)
+    assert len(above.parts) == count
+
+
+def test_a_failure_above_while_the_backlog_is_decoded_ends_the_flow() -> None:
+    async def main() -> None:
+        rig, above, read = many()
+        rig.below.feed(read)
+
+        def fail(parts: Any) -> None:
+            raise ValueError("a bug above")
+
+        above.received = fail  # type: ignore[method-assign]  # the point of it
+        rig.flow._up = fail
+        rig.flow.resume()
+        await asyncio.sleep(0)
+        assert rig.below.names[-1] == "abort"
+        rig.below.receiver.closed(None)
+        assert "a bug above" in str(above.error)
+
+    asyncio.run(main())
+
+
+def test_a_long_message_is_decoded_with_all_that_it_lacks_at_once() -> None:
+    class Long(Digits):
+        max_length = 1 << 20
+
+        @property
+        def missing(self) -> int:
+            return self.left
+
+        def decode(self, data: bytes, parts: list[Any], /) -> int:
+            self.left = (self.left or (1 << 20)) - len(data)
+            parts.append((data, None, not self.left))
+            return len(data)
+
+    rig = Rig(Long())
+    rig.below.feed(bytes(1 << 20))
+    assert [len(data) for data, _, _ in rig.above.parts] == [SLICE, (1 << 20) - SLICE]
