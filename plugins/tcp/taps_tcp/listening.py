@@ -164,7 +164,7 @@ class TCPListeningFlow(ListeningFlow):
                 continue
             task = self._loop.create_task(self._adopt(sock, address))
             self._adopting[task] = sock
-            task.add_done_callback(self._adopting.pop)
+            task.add_done_callback(self._adopted)
 
     def _pause_for_resources(self, error: OSError) -> None:
         # The socket stays readable: without a pause the loop would spin.
@@ -190,10 +190,16 @@ class TCPListeningFlow(ListeningFlow):
         except BaseException:
             sock.close()
             raise
+        # Before it is handed over: from then on it is not the listener's to close.
+        self._adopted(asyncio.current_task())
         if self._paused or self._waiting:
             self._waiting.append(flow)
         else:
             self._hand_over(flow)
+
+    def _adopted(self, task: asyncio.Task[None] | None) -> None:
+        if task is not None:
+            self._adopting.pop(task, None)
 
     def _hand_over_waiting(self) -> None:
         while self._waiting and not self._paused:
