@@ -216,6 +216,15 @@ class Transport(_Declaration):
         """Upper case by habit."""
         return self.name.upper()
 
+    def loopback(self) -> LocalEndpoint | None:
+        """Where two ends on this machine can meet, for checks; a fresh place each time.
+
+        ``None`` where that is not known: then whoever checks has to say it.
+        """
+        from taps_core.model.endpoints import LocalEndpoint
+
+        return LocalEndpoint(ip_address="127.0.0.1", port=0) if "ip" in self.serves else None
+
     @abstractmethod
     async def connect(self, request: ConnectRequest) -> Flow:
         """An established, unstarted flow to ``request.remote``.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from taps_core.testing.memory import MemoryNetwork
 
-__all__ = ["LoopName", "run"]
+__all__ = ["LoopName", "loop_factory", "run"]
 
 T = TypeVar("T")
 LoopName = Literal["asyncio", "uvloop"]
@@ -46,7 +46,7 @@ def run(
         LeakError: ``main`` itself went well, but something was left or reported.
         ImportError: uvloop is not installed.
     """
-    factory = _factory(loop)
+    factory = loop_factory(loop)
     reported: list[str] = []
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -89,7 +89,12 @@ def _sentence(context: dict[str, Any]) -> str:
     return f"{context['message']}: {exception!r}" if exception else str(context["message"])
 
 
-def _factory(loop: LoopName) -> Callable[[], asyncio.AbstractEventLoop]:
+def loop_factory(loop: LoopName) -> Callable[[], asyncio.AbstractEventLoop]:
+    """What makes an event loop of that name.
+
+    Raises:
+        ImportError: uvloop is not installed.
+    """
     if loop == "asyncio":
         return asyncio.new_event_loop
     import uvloop

@@ -8,14 +8,17 @@ over datagrams with cookies at the door as DTLS does. What
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import hashlib
 import os
+import struct
+import zlib
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, Final
 
 from taps_core.model.capabilities import DataUnit, LayerCapabilities, Protection, Support
-from taps_core.model.errors import EstablishmentError
+from taps_core.model.errors import EstablishmentError, Reason, ReceiveError, SendError
 from taps_core.model.flow import LayerFlow
 from taps_core.model.layers import Door, SecurityLayer
 from taps_core.testing.memory_flow import joined
@@ -25,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from taps_core.model.endpoints import RemoteEndpoint
-    from taps_core.model.errors import ReceiveError, SendError
     from taps_core.model.events import Event
     from taps_core.model.flow import Data, Flow, PartTuple, Receiver
     from taps_core.model.layers import AcceptRequest, Connector, ConnectRequest
@@ -170,6 +172,9 @@ class _ShakingFlow(LayerFlow):
 
 
 _HELLO: Final = b"memory-tls hello"
+#: Before each record: its length, and a checksum that depends on the key.
+_RECORD: Final = struct.Struct(">II")
+_LARGEST: Final = 16 * 1024
 
 
 class _TLSFlow(_ShakingFlow):
@@ -181,6 +186,11 @@ class _TLSFlow(_ShakingFlow):
         self._mine = os.urandom(1)
         self._heard_so_far = b""
         self._table = b""
+        self._records = b""  # of which the last is not complete
+        self._goodbye = False
+        self._said_goodbye = False
+        self._answered = False  # something was sent after the peer's end
+        self._distrusted = False
 
     async def _handshake(self) -> None:
         if self._client:
@@ -206,12 +216,81 @@ class _TLSFlow(_ShakingFlow):
         self._done()
         return data[length:]
 
-    def _opened(self, data: bytes) -> bytes:
-        return data.translate(self._table)
+    def _opened(self, data: bytes) -> bytes | None:
+        """What is in the records that are complete."""
+        data = self._records + data
+        opened = []
+        while len(data) >= _RECORD.size and not self._goodbye:
+            length, checksum = _RECORD.unpack_from(data)
+            end = _RECORD.size + length
+            if length > _LARGEST:
+                self._distrust("a record of no size that there is")
+                return None
+            if len(data) < end:
+                break
+            sealed, data = data[_RECORD.size : end], data[end:]
+            if zlib.crc32(sealed, self._table[0]) != checksum:
+                self._distrust("a record was changed on the way")
+                return None
+            self._goodbye = not sealed
+            opened.append(sealed.translate(self._table))
+        self._records = data
+        return b"".join(opened) or None
+
+    def _distrust(self, sentence: str) -> None:
+        if not self._distrusted:
+            self._distrusted = True
+            error = ReceiveError(f"memory-tls: {sentence}", reason=Reason.PROTOCOL_FAILED)
+            self._up("failed", error, True)
+
+    def finished(self) -> None:
+        """Pass up, if the peer itself has said so."""
+        if self._distrusted:
+            return
+        if self._protects and not self._goodbye:
+            self._distrust("the stream was cut off")
+            return
+        super().finished()
+
+    def closed(self, error: Exception | None) -> None:
+        """Pass up; that a peer which has ended does not read our end is no error."""
+        if self._goodbye and self._ending and not self._answered:
+            error = None
+        super().closed(error)
+
+    def _up(self, name: str, *arguments: Any) -> None:
+        if not self._distrusted or name not in ("received", "finished"):
+            super()._up(name, *arguments)
 
     def send(self, data: Data, record: SendRecord | None, end_of_message: bool, /) -> bool | None:
         """Scramble and pass down."""
-        return self.lower.send(joined(data).translate(self._table), record, end_of_message)
+        self._answered = self._goodbye
+        whole = joined(data)
+        pieces = [whole[at : at + _LARGEST] for at in range(0, len(whole), _LARGEST)]
+        sealed = b"".join(map(self._sealed, pieces))
+        return self.lower.send(sealed, record, end_of_message)
+
+    def _sealed(self, data: bytes) -> bytes:
+        sealed = data.translate(self._table)
+        return _RECORD.pack(len(sealed), zlib.crc32(sealed, self._table[0])) + sealed
+
+    def _say_goodbye(self) -> None:
+        """An empty record: only who has the key can end the stream."""
+        if self._protects and not self._said_goodbye:
+            self._said_goodbye = True
+            with contextlib.suppress(SendError):
+                self.lower.send(self._sealed(b""), None, False)
+
+    def finish(self) -> None:
+        """Say so under protection, then finish below."""
+        self._say_goodbye()
+        self.lower.finish()
+
+    def close(self) -> None:
+        """Say so under protection, then close below."""
+        if not self._ending:
+            self._say_goodbye()
+        super().close()
 
 
 class MemoryTLS(SecurityLayer):
@@ -221,17 +300,20 @@ class MemoryTLS(SecurityLayer):
     capabilities = LayerCapabilities(
         over=frozenset({DataUnit.BYTE_STREAM}), protection=Protection(protocols=(PROTOCOL,))
     )
+    _flow: type[_TLSFlow] = _TLSFlow
 
     async def connect(self, lower: Connector, request: ConnectRequest) -> Flow:
         """Connect ``lower`` and greet first."""
         # Early data would leave as plaintext below.
-        flow = _TLSFlow(await lower.connect(dataclasses.replace(request, early=None)), client=True)
+        flow = self._flow(
+            await lower.connect(dataclasses.replace(request, early=None)), client=True
+        )
         await flow.shake()
         return flow
 
     async def accept(self, lower: Flow, request: AcceptRequest) -> Flow:
         """Wait for the greeting and answer it."""
-        flow = _TLSFlow(lower, client=False)
+        flow = self._flow(lower, client=False)
         await flow.shake()
         return flow
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from taps_core.model.endpoints import RemoteEndpoint
     from taps_core.model.flow import Data, Flow
     from taps_core.model.layers import EarlyData, ListeningFlow, SecurityLayer, Transport
+    from taps_core.model.security import SecurityParameters
 
 __all__ = ["End", "Rig"]
 
@@ -83,6 +84,8 @@ class Rig:
         transport: Connects and listens.
         security: Wraps both sides, if given.
         local: Where to listen.
+        parameters: Security Parameters of the listener and of clients;
+            ``None``: disabled.
 
     Attributes:
         listener: The listener.
@@ -97,7 +100,10 @@ class Rig:
         security: SecurityLayer | None = None,
         *,
         local: str = "127.0.0.1:0",
+        parameters: tuple[SecurityParameters, SecurityParameters] | None = None,
     ) -> None:
+        self._server = None if parameters is None else parameters[0]
+        self._client = None if parameters is None else parameters[1]
         self._transport = transport
         self._security = security
         self._local = local
@@ -106,10 +112,10 @@ class Rig:
         self.ends: list[End] = []
 
     async def __aenter__(self) -> Self:
-        request = listen_request(self._local, self._incoming)
+        request = listen_request(self._local, self._incoming, security=self._server)
         if self._security is not None:
             door = self._security.door(request.properties, request.security)
-            request = listen_request(self._local, self._incoming, door=door)
+            request = listen_request(self._local, self._incoming, door=door, security=self._server)
         self.listener = await self._transport.listen(request)
         return self
 
@@ -140,7 +146,7 @@ class Rig:
         self, *, early: EarlyData | None = None, start: bool = True, **properties: Any
     ) -> End:
         """A client's end."""
-        request = connect_request(self.remote, early=early, **properties)
+        request = connect_request(self.remote, early=early, security=self._client, **properties)
         if self._security is None:
             flow = await self._transport.connect(request)
         else:
@@ -154,7 +160,8 @@ class Rig:
             await self._arrived.wait()
         flow, admitted = self._inbound.popleft()
         if self._security is not None:
-            flow = await self._security.accept(flow, accept_request(admitted))
+            request = accept_request(admitted, security=self._server)
+            flow = await self._security.accept(flow, request)
         return self._end(flow, start)
 
     async def pair(self) -> tuple[End, End]:
