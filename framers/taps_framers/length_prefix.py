@@ -85,20 +85,20 @@ class LengthPrefixCodec(PrefixCodec):
     def decode(self, data: bytes, parts: list[PartTuple], /) -> int:
         """All Messages in ``data``."""
         size = len(data)
-        position = 0
         width = self._width
-        unpack_from = self._unpack_from
-        limit = self.max_length
+        position = 0
         if self._left:
             position = self._continue(data, parts)
             if self._left:
                 return size
         elif size >= width:
-            (length,) = unpack_from(data)
-            if length == size - width and length <= limit:
+            (length,) = self._unpack_from(data)
+            if length == size - width and length <= self.max_length:
                 # One frame and nothing else: what a request or an answer looks like.
                 parts.append((data[width:], None, True))
                 return size
+        unpack_from = self._unpack_from
+        limit = self.max_length
         append = parts.append
         last_header = size - width
         before = _NONE

@@ -149,6 +149,18 @@ class Flow(ABC):
             SendError: The Message was not taken; the flow is as it was.
         """
 
+    def write_through(self, data: Data, /) -> None:
+        """Take a whole Message without a record, and let everything leave: both in one call.
+
+        What a lone Message costs is calls more than anything else; a layer that
+        cares overrides this beside ``send`` and ``flush``.
+
+        Raises:
+            SendError: As ``send``; then nothing leaves.
+        """
+        self.send(data, None, True)
+        self.flush()
+
     def withdraw(self) -> bool:
         """Drop the Message whose first parts were taken and whose last part was not.
 

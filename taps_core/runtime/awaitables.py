@@ -25,13 +25,16 @@ CREDIT: Final = 64 * 1024
 PER_OPERATION: Final = 512
 
 
+# An exhausted iterator stays exhausted, so every ``await`` may share it.
+_EXHAUSTED: Final[Any] = iter(())
+
+
 class _Done(Coroutine[Any, Any, None]):
     """Finished already. One object serves every Send that was taken at once."""
 
     __slots__ = ()
 
-    def __await__(self) -> Generator[Any, Any, None]:
-        return _EXHAUSTED  # type: ignore[no-any-return]  # a tuple's iterator does as a generator
+    __await__ = _EXHAUSTED.__iter__  # gives the iterator itself, and is no Python function
 
     def send(self, value: Any) -> NoReturn:
         raise StopIteration
@@ -60,8 +63,6 @@ def _nothing() -> Generator[Any, Any, None]:
     yield
 
 
-# An exhausted iterator stays exhausted, so every ``await`` may share it.
-_EXHAUSTED: Final[Any] = iter(())
 #: The outcome of a Send that the stack took at once.
 DONE: Final = _Done()
 

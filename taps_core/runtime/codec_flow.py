@@ -98,6 +98,7 @@ class CodecFlow(LayerFlow):
         self._encode = codec.encode
         self._decode = codec.decode
         self._down = lower.send
+        self._through_below = lower.write_through
         # Once per turn and Message: nothing to do here.
         self.flush = lower.flush  # type: ignore[method-assign]  # same signature, one call less
         self._outgoing: _Outgoing | None = None
@@ -114,6 +115,8 @@ class CodecFlow(LayerFlow):
         self._paused = False
         # Nothing is received any more: a fatal error, or close or abort from above.
         self._deaf = False
+        # None of all that: what comes begins with a frame, and goes up at once.
+        self._plain = True
         self._error: ConnectionError | None = None
 
     def start(self, receiver: Receiver) -> None:
@@ -128,6 +131,13 @@ class CodecFlow(LayerFlow):
         if end_of_message and self._outgoing is None and (record is None or record.length is None):
             return self._down(self._encode(data, record), record, True)
         return self._send_part(data, record, end_of_message)
+
+    def write_through(self, data: Data, /) -> None:
+        """Frame a Message and let it leave."""
+        if self._outgoing is None:
+            self._through_below(self._encode(data, None))
+        else:
+            super().write_through(data)
 
     def _send_part(self, data: Data, record: SendRecord | None, end: bool) -> bool | None:
         message = self._outgoing
@@ -256,6 +266,7 @@ class CodecFlow(LayerFlow):
 
     def _be_deaf(self) -> None:
         self._deaf = True
+        self._plain = False
         self._rest = b""
         self._backlog.clear()
         self._finished_behind = False
@@ -271,16 +282,9 @@ class CodecFlow(LayerFlow):
 
     def received(self, parts: Sequence[PartTuple]) -> None:
         """Decode what arrived and pass up what was found."""
-        if self._deaf:
-            return
-        if len(parts) == 1 and not (self._rest or self._skipping or self._backlog):
+        if self._plain and len(parts) == 1:
             data, context, end_of_message = parts[0]
-            if (
-                context is None
-                and not end_of_message
-                and self._open_context is None
-                and len(data) <= SLICE
-            ):
+            if context is None and not end_of_message and len(data) <= SLICE:
                 # One read of a byte stream, at a frame's border: nearly every call.
                 out: list[PartTuple] = []
                 try:
@@ -294,6 +298,8 @@ class CodecFlow(LayerFlow):
                 if out:
                     self._up(out)
                 return
+        if self._deaf:
+            return
         waiting = bool(self._backlog)
         self._backlog.extend(parts)
         if not waiting:
@@ -332,8 +338,14 @@ class CodecFlow(LayerFlow):
                     out = []
                 if self._paused and not paused:
                     break
+        self._look()
         if out:
             self._up(out)
+
+    def _look(self) -> None:
+        self._plain = self._open_context is None and not (
+            self._rest or self._skipping or self._backlog or self._deaf
+        )
 
     def _decode_part(
         self, out: list[PartTuple], data: bytes, context: MessageContext | None, end: bool
@@ -395,6 +407,7 @@ class CodecFlow(LayerFlow):
         if end_of_message:
             raise _cut_off()
         self._rest = data[consumed:]
+        self._plain = False
         if len(self._rest) > self._codec.max_length + HEADER_ROOM:
             raise deframing_failed(f"{len(self._rest)} bytes are not yet a frame")
 
@@ -437,6 +450,7 @@ class CodecFlow(LayerFlow):
         if self._datagrams:
             self._codec.reset()
             self._skipping = not end_of_message
+            self._look()
             while found and not found[-1][2]:
                 found.pop()
         if found:
@@ -459,6 +473,7 @@ class CodecFlow(LayerFlow):
         self._codec.reset()
         if fatal:
             self._be_deaf()
+        self._look()
         self.receiver.failed(error, fatal)
 
     def finished(self) -> None:

@@ -162,11 +162,11 @@ class Connection(ReceivingHalf[T]):
         self._flow = flow
         self._stack = stack
         self._down = flow.send
+        self._through_down = flow.write_through
         self._flush_down = flow.flush
         self._objects = stack.takes_objects
         inbox = self._inbox
-        inbox.flow = flow
-        inbox.boundaries = stack.preserves_boundaries
+        inbox.attach(flow, boundaries=stack.preserves_boundaries)
         self._state = advance(self._state, E.READY)
         if self._log is not None:
             self._note("ready", stack=str(stack), remote=str(self.remote_endpoint))

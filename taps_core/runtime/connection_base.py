@@ -36,8 +36,9 @@ class ConnectionBase(ABC, Generic[T]):
     """State of a Connection; what happens to it is in the classes above this one."""
 
     close_timeout: float
-    # ``send`` and ``flush`` of the topmost flow, bound once it is there.
+    # ``send``, ``write_through`` and ``flush`` of the topmost flow, bound once it is there.
     _down: Callable[[Any, SendRecord | None, bool], bool | None]
+    _through_down: Callable[[Any], None]
     _flush_down: Callable[[], None]
 
     __slots__ = (
@@ -76,6 +77,7 @@ class ConnectionBase(ABC, Generic[T]):
         "_state",
         "_task",
         "_through",
+        "_through_down",
         "_turn",
         "_warned",
         "accepted",

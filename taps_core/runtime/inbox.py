@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from taps_core.runtime.connection import Connection
     from taps_core.runtime.push import Signal
 
-__all__ = ["NOTHING", "REST", "Inbox", "Search"]
+__all__ = ["ALONE", "NOTHING", "REST", "Inbox", "Search"]
 
 #: Above this many queued bytes or Messages the flow is paused; below a quarter
 #: of it, it is resumed.
@@ -174,6 +174,9 @@ REST: Final = _Rest()
 
 #: At hand where whoever receives has to look twice. Never filled.
 NOTHING: Final[deque[Any]] = deque(maxlen=0)
+#: The same while a receiver waits that has nobody before or behind it, and whom
+#: nobody watches: what comes is for it.
+ALONE: Final[deque[Any]] = deque(maxlen=0)
 
 
 class Inbox:
@@ -189,6 +192,7 @@ class Inbox:
         "boundaries",
         "end",
         "flow",
+        "flowing",
         "paused",
         "queue",
         "signal",
@@ -219,19 +223,44 @@ class Inbox:
         # The line behind it, or all of it.
         self.waiters: deque[_Waiter] | None = None
         self.end: TapsError | None = None
+        # Whether whole Messages come, and go on coming: nothing that a receiver would
+        # have to look at.
+        self.flowing = True
         self._current: _Incoming | None = None
         # Messages whose parts interleave with others', by their contexts.
         self._others: dict[MessageContext | None, _Incoming] | None = None
         # The unfinished Message that the last part belonged to, if it did.
         self._latest: _Incoming | None = None
 
+    def attach(self, flow: Flow, *, boundaries: bool) -> None:
+        """What is received comes from ``flow``; whether it comes as Messages."""
+        self.flow = flow
+        self.boundaries = boundaries
+        self._look()
+
+    def _look(self) -> None:
+        self.flowing = self.boundaries and self.end is None and not self.paused
+
     # -- from below (Receiver)
 
     def received(self, parts: Sequence[PartTuple]) -> None:
         """Queue Messages, assemble parts, wake the first receiver."""
+        queue = self.queue
+        signal = self.signal
+        if signal is not None and self.flowing and len(parts) == 1 and not queue:
+            data, context, end = parts[0]
+            if end and self._current is None:
+                # One Message, and somebody waits for it: a request, or its answer. It
+                # is as good as taken, and counts for nothing.
+                message: Message[Any] = Taken()
+                message.data = data
+                message._context = context
+                message._origin = self._host
+                queue.append(message)
+                signal.fire()
+                return
         if self.stopped:
             return
-        queue = self.queue
         if not queue:
             if self._segment:
                 self._recount()
@@ -246,11 +275,9 @@ class Inbox:
             if count < len(parts):
                 while parts := self._assemble(parts[count:]):
                     count = self._enqueue_whole(parts)
-        signal = self.signal
         if signal is not None and queue:
             # The usual case of wake(), without the calls.
-            if not signal.done():
-                signal.set_result(None)
+            signal.fire()
         elif signal is not None or self.waiters:
             self.wake()
         if not self.paused and (self.size > HIGH_BYTES or len(queue) > HIGH_MESSAGES):
@@ -417,12 +444,14 @@ class Inbox:
                     context=unfinished.context,
                 )
             self.end = end
+            self.flowing = False
         self.wake()
 
     def drop(self, end: TapsError) -> None:
         """The application ended it: nothing is delivered any more."""
         self.stopped = True
         self.end = end
+        self.flowing = False
         self.queue.clear()
         self._current = None
         self._others = None
@@ -441,12 +470,14 @@ class Inbox:
             return
         if self.flow is not None and not self.stopped:
             self.paused = True
+            self.flowing = False
             self.flow.pause()
 
     def consider_resume(self) -> None:
         """After something was taken, or when a receiver waits for more."""
         if self.paused and self.flow is not None and not self.stopped:
             self.paused = False
+            self._look()
             self.flow.resume()
 
     # -- to the application
@@ -469,8 +500,8 @@ class Inbox:
         """Signal the first receiver if there is something for it."""
         signal = self.signal
         if signal is not None:
-            if not signal.done() and (self.queue or self._deliverable(None)):
-                signal.set_result(None)
+            if self.queue or self._deliverable(None):
+                signal.fire()
         elif self.waiters:
             waiter = self.waiters[0]
             if self._deliverable(waiter.minimum):

@@ -47,8 +47,8 @@ class Push:
     def __init__(self) -> None:
         #: Whether a read is on its way up.
         self.open = False
-        #: Whom it woke, first come first served.
-        self.woken: deque[Signal] = deque()
+        #: Whom it woke, first come first served: how to let the task run, and where.
+        self.woken: deque[tuple[Signal, Callable[[Any], object], Context]] = deque()
 
     @staticmethod
     def of(loop: asyncio.AbstractEventLoop) -> Push:
@@ -78,21 +78,31 @@ class Push:
             self.open = False
             woken = self.woken
             while woken:
-                woken.popleft().run()
+                signal, wakeup, context = woken.popleft()
+                try:
+                    context.run(wakeup, signal)
+                except RuntimeError:
+                    # Not from a callback of the loop: another task, or this very
+                    # context, is in the middle of something.
+                    signal._loop.call_soon(wakeup, signal, context=context)
+                except (KeyboardInterrupt, SystemExit) as error:
+                    # These leave the loop, but a transport of uvloop would keep them.
+                    signal._loop.call_soon(_leave, error)
 
 
 _pushes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Push] = weakref.WeakKeyDictionary()
 
-_IDLE: Final = 0
-_WAITING: Final = 1
-_FIRED: Final = 2
-_CANCELLED: Final = 3
+#: Does nothing, and is no Python function: a task asks for a result each time.
+_no_result: Final[Callable[[], object]] = [].clear
 
 
 class Signal:
     """What one task at a time awaits until it is woken; can be used again and again.
 
-    To the task it is a future: it is cancelled like one, and has no result.
+    To the task it is a future: it is cancelled like one, and has no result. It is
+    on the way of every Message that somebody waits for, so it has only what a task
+    asks for, and most of that costs no Python call. (Without ``get_loop`` a task
+    reads ``_loop``.)
     """
 
     __slots__ = (
@@ -101,87 +111,38 @@ class Signal:
         "_loop",
         "_message",
         "_push",
-        "_state",
         "_wakeup",
+        "result",
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._push = Push.of(loop)
         self._asyncio_future_blocking = False
-        self._state = _IDLE
+        # Of the task that waits; None while none does, and once it was woken.
         self._wakeup: Callable[[Any], object] | None = None
         self._context: Context | None = None
         self._message: Any = None
+        #: Raises CancelledError if the wait was cancelled.
+        self.result: Callable[[], object] = _no_result
 
     def __await__(self) -> Generator[Any, Any, None]:
-        self._state = _WAITING
         self._asyncio_future_blocking = True
-        try:
-            yield self
-        finally:
-            self._wakeup = self._context = None
-        self.result()
+        return iter((self,))  # type: ignore[return-value]  # gives itself once, as a future does
 
-    def set_result(self, result: None) -> None:
-        """Wake whoever waits, once."""
-        self._state = _FIRED
-        if self._push.open:
-            self._push.woken.append(self)
-        elif self._wakeup is not None:
-            self._loop.call_soon(self._wakeup, self, context=self._context)
-
-    def run(self) -> None:
-        """Let the task that was woken take its step now. For :class:`Push`."""
-        wakeup, context = self._wakeup, self._context
-        if wakeup is None or context is None:
+    def fire(self) -> None:
+        """Wake whoever waits, if it was neither woken nor cancelled yet."""
+        wakeup = self._wakeup
+        if wakeup is None:
             return
-        try:
-            context.run(wakeup, self)
-        except RuntimeError:
-            # Not from a callback of the loop: another task, or this very context, is
-            # in the middle of something.
-            self._loop.call_soon(wakeup, self, context=context)
-        except (KeyboardInterrupt, SystemExit) as error:
-            # These leave the loop, but a transport of uvloop would keep them.
-            self._loop.call_soon(_leave, error)
+        self._wakeup = None
+        push = self._push
+        if push.open:
+            push.woken.append((self, wakeup, self._context))  # type: ignore[arg-type]  # set with _wakeup
+        else:
+            self._loop.call_soon(wakeup, self, context=self._context)
 
     # What a task asks of a future.
-
-    def get_loop(self) -> asyncio.AbstractEventLoop:
-        """Where its tasks run."""
-        return self._loop
-
-    def done(self) -> bool:
-        """Whether it was woken or cancelled."""
-        return self._state >= _FIRED
-
-    def cancelled(self) -> bool:
-        """Whether it was cancelled."""
-        return self._state == _CANCELLED
-
-    def result(self) -> None:
-        """Nothing.
-
-        Raises:
-            CancelledError: It was cancelled.
-        """
-        if self._state == _CANCELLED:
-            raise (
-                asyncio.CancelledError()
-                if self._message is None
-                else asyncio.CancelledError(self._message)
-            )
-
-    def cancel(self, msg: Any = None) -> bool:
-        """Wake the task with a CancelledError; False if it was woken already."""
-        if self._state != _WAITING:
-            return False
-        self._state = _CANCELLED
-        self._message = msg
-        if self._wakeup is not None:
-            self._loop.call_soon(self._wakeup, self, context=self._context)
-        return True
 
     def add_done_callback(
         self, callback: Callable[[Any], object], *, context: Context | None = None
@@ -190,12 +151,21 @@ class Signal:
         self._wakeup = callback
         self._context = context
 
-    def remove_done_callback(self, callback: Callable[[Any], object]) -> int:
-        """Undo :meth:`add_done_callback`."""
-        if self._wakeup is not callback:
-            return 0
+    def cancel(self, msg: Any = None) -> bool:
+        """Wake the task with a CancelledError; False if it was woken already."""
+        wakeup = self._wakeup
+        if wakeup is None:
+            return False
         self._wakeup = None
-        return 1
+        self._message = msg
+        self.result = self._raise_cancelled
+        self._loop.call_soon(wakeup, self, context=self._context)
+        return True
+
+    def _raise_cancelled(self) -> None:
+        self.result = _no_result
+        message = self._message
+        raise asyncio.CancelledError() if message is None else asyncio.CancelledError(message)
 
 
 def _leave(error: BaseException) -> None:

@@ -25,7 +25,7 @@ from taps_core.runtime.awaitables import (
     CREDIT,
     PER_OPERATION,
 )
-from taps_core.runtime.inbox import NOTHING, Search
+from taps_core.runtime.inbox import ALONE, NOTHING, Search
 from taps_core.runtime.push import Signal
 from taps_core.runtime.sending_half import SendingHalf
 
@@ -72,22 +72,15 @@ class ReceivingHalf(SendingHalf[T]):
             if type(message) is Taken:
                 return message
             at_hand.appendleft(message)
-        # The only receiver there is has a signal, and no line to stand in.
-        inbox = self._inbox
-        queue: deque[Any] = inbox.queue
-        if (
-            queue
-            or inbox.signal is not None
-            or inbox.waiters
-            or inbox.end is not None
-            or inbox.paused
-            or not inbox.boundaries
-        ):
             return await self._receive_part(None, None)
+        inbox = self._inbox
+        if at_hand is not inbox.queue or not inbox.flowing:
+            return await self._receive_part(None, None)
+        # The only receiver there is has a signal, and no line to stand in.
         if self._batch:
             self._flush()
         signal = inbox.signal = inbox.spare or self._new_signal()
-        self._at_hand = NOTHING
+        self._at_hand = ALONE
         try:
             await signal
         except BaseException:
@@ -98,14 +91,13 @@ class ReceivingHalf(SendingHalf[T]):
         inbox.signal = None
         self._credit = CREDIT
         self._through = not self._batch
-        if not queue or inbox.waiters or self._dispatcher is not None or self._log is not None:
-            return await self._receive_part(None, None, first=True)
-        self._at_hand = queue
-        message = queue.popleft()
-        if type(message) is not Taken:
-            queue.appendleft(message)
-            return await self._receive_part(None, None, first=True)
-        return message
+        if at_hand and self._at_hand is ALONE:
+            self._at_hand = at_hand
+            message = at_hand.popleft()
+            if type(message) is Taken:
+                return message
+            at_hand.appendleft(message)
+        return await self._receive_part(None, None, first=True)
 
     def _nobody_waits(self) -> None:
         """Nobody stands in line any more, or somebody who wants to be told has come."""

@@ -112,18 +112,17 @@ class SendingHalf(ConnectionBase[T]):
             and type(data) is bytes
         ):
             try:
-                self._down(data, None, True)
+                if self._through:
+                    self._through_down(data)
+                    self._through = False
+                else:
+                    self._down(data, None, True)
+                    if self._turn is None and not self._batch:
+                        self._turn = self._loop.call_soon(self._end_turn)
             except SendError as error:
                 return self._failed(error)
             self._credit -= len(data) + PER_OPERATION
-            if self._credit <= 0:
-                return self._exhausted()
-            if self._through:
-                self._through = False
-                self._flush_down()
-            elif self._turn is None and not self._batch:
-                self._turn = self._loop.call_soon(self._end_turn)
-            return DONE
+            return DONE if self._credit > 0 else self._exhausted()
         return self._send(data, context, end_of_message, message_properties)
 
     def send_nowait(

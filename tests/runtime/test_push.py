@@ -50,7 +50,7 @@ def test_a_waiter_runs_in_the_same_turn_after_the_layers(run: Any) -> None:
             order.append("waiter")
 
         def does() -> None:
-            signal.set_result(None)
+            signal.fire()
             order.append("layers")
             loop.call_soon(order.append, "next turn")
 
@@ -74,7 +74,7 @@ def test_without_a_push_the_loop_wakes(run: Any) -> None:
 
         task = asyncio.create_task(waiter())
         await turns()
-        signal.set_result(None)
+        signal.fire()
         assert not task.done()
         assert await task == "woken"
 
@@ -95,7 +95,7 @@ def test_whoever_waited_first_runs_first(run: Any) -> None:
             for number in range(3):
                 group.create_task(waiter(number))
             await turns()
-            read(lambda: [signal.set_result(None) for signal in signals])
+            read(lambda: [signal.fire() for signal in signals])
         assert order == [0, 1, 2]
 
     run(main)
@@ -115,7 +115,7 @@ def test_a_signal_can_be_awaited_again_and_again(run: Any) -> None:
         task = asyncio.create_task(waiter())
         for _ in range(100):
             await turns(2)
-            read(lambda: signal.set_result(None))
+            read(lambda: signal.fire())
         await task
         assert count == 100
 
@@ -136,11 +136,10 @@ def test_a_waiter_can_be_cancelled(run: Any, message: tuple[str, ...]) -> None:
         with pytest.raises(asyncio.CancelledError) as caught:
             await task
         assert caught.value.args == message
-        assert signal.cancelled()
         # And it serves the next one.
         task = asyncio.create_task(waiter())
         await turns()
-        read(lambda: signal.set_result(None))
+        read(lambda: signal.fire())
         await task
 
     run(main)
@@ -162,7 +161,7 @@ def test_one_that_was_woken_and_cancelled_by_another_is_cancelled(run: Any) -> N
         task = asyncio.create_task(canceller())
         victim.append(asyncio.create_task(waiter()))
         await turns()
-        read(lambda: (first.set_result(None), second.set_result(None)))
+        read(lambda: (first.fire(), second.fire()))
         await task
         with pytest.raises(asyncio.CancelledError):
             await victim[0]
@@ -192,7 +191,7 @@ def test_the_waiters_failure_is_its_own(run: Any) -> None:
         task = asyncio.create_task(waiter())
         await turns()
         Push.of(loop).open = False
-        read(lambda: signal.set_result(None))
+        read(lambda: signal.fire())
         with pytest.raises(ValueError, match="mine"):
             await task
 
@@ -209,7 +208,7 @@ def test_a_layers_failure_reaches_the_transport_and_the_waiter_runs(run: Any) ->
             await signal
 
         def does() -> None:
-            signal.set_result(None)
+            signal.fire()
             raise RuntimeError("a bug above")
 
         def data_received() -> None:
@@ -238,7 +237,7 @@ def test_a_push_from_inside_a_task_wakes_by_the_loop(run: Any) -> None:
 
         task = asyncio.create_task(waiter())
         await turns()
-        Push.of(loop).up(Above(lambda: signal.set_result(None)), PART)
+        Push.of(loop).up(Above(lambda: signal.fire()), PART)
         assert not task.done()
         assert await task == "woken"
 
@@ -260,7 +259,7 @@ def test_what_ends_a_program_ends_it(loop: Any, exception: type[BaseException]) 
 
         task = asyncio.create_task(waiter())
         await turns()
-        read(lambda: signal.set_result(None))
+        read(lambda: signal.fire())
         await asyncio.wait([task])
         await asyncio.sleep(60)
 
@@ -278,8 +277,7 @@ def test_a_coroutine_that_is_closed_while_woken_is_left_alone(run: Any) -> None:
 
         coroutine = waiter()
         assert coroutine.send(None) is signal
-        read(lambda: (signal.set_result(None), coroutine.close()))
+        read(lambda: (signal.fire(), coroutine.close()))
         await turns()
-        assert signal.done()
 
     run(main)

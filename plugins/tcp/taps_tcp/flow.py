@@ -53,6 +53,7 @@ HIGH_WATER: Final = 256 * 1024
 #: How often the kernel is asked whether everything is acknowledged, in seconds.
 FIRST_POLL: Final = 0.001
 LAST_POLL: Final = 0.25
+_NOTHING: Final[list[bytes]] = []
 #: SO_LINGER on, for 0 seconds: close(2) sends RST.
 _RESET: Final = struct.pack("ii", 1, 0)
 #: At most this many reads of this size after a connection broke.
@@ -176,6 +177,13 @@ class TCPFlow(Flow, asyncio.Protocol):
             out.append(data)
         else:
             out.extend(data)
+
+    def write_through(self, data: Data, /) -> None:
+        """Write at once what need not wait for anything gathered."""
+        if type(data) is bytes and self._out == _NOTHING:
+            self._write(data)
+        else:
+            super().write_through(data)
 
     def flush(self) -> None:
         """Write everything gathered with one call."""
