@@ -86,10 +86,9 @@ class Connection(ReceivingHalf[T]):
 
     async def _wait_ready(self) -> Connection[T]:
         """Ready, or the error that prevented it. Cancelling aborts establishment."""
-        ready = self._ready
-        if self._state is ConnectionState.ESTABLISHING and ready is not None:
+        if self._waiting is not None:
             try:
-                await asyncio.shield(ready)
+                await self._settled()
             except asyncio.CancelledError:
                 # Also if it became Ready in this very turn: whoever asked for
                 # it has not got it.
@@ -99,9 +98,8 @@ class Connection(ReceivingHalf[T]):
                     await asyncio.wait([task])
                 await self._released()
                 raise
-        elif ready is not None:
-            ready.exception()
-        if self._stack is None and self._error is not None:
+        elif self._stack is None and self._error is not None:
+            self._error_is_known()
             raise afresh(self._error)
         return self
 
@@ -140,14 +138,35 @@ class Connection(ReceivingHalf[T]):
         while self._flow is not None and not self._gone:
             await self._next_end()
 
-    async def _wait_established(self) -> None:
-        """As awaiting it, but a waiter that is cancelled aborts nothing."""
-        if self._ready is not None:
-            await asyncio.shield(self._ready)
+    async def _settled(self) -> None:
+        """Until it is Ready; a waiter that is cancelled aborts nothing.
+
+        Raises:
+            EstablishmentError: It never will be.
+        """
+        if self._waiting is not None:
+            waiter = self._loop.create_future()
+            self._waiting.append(waiter)
+            await waiter
+        if self._stack is None and self._error is not None:
+            raise afresh(self._error)
+
+    def _settle(self) -> None:
+        """Establishment is over, one way or the other: wake those who wait, after handlers."""
+        waiting, self._waiting = self._waiting, None
+        for waiter in waiting or ():
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _error_is_known(self) -> None:
+        """Why it was not established: no need to tell the loop."""
+        if self._unheard is not None:
+            self._unheard.exception()
+            self._unheard = None
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         """Let ``work`` establish it, in a task that the runtime owns."""
-        self._ready = self._loop.create_future()
+        self._waiting = []
         task = self._blueprint.runtime.spawn(work)
         if not task.done():
             # A loop with eager tasks may be through already.
@@ -176,14 +195,11 @@ class Connection(ReceivingHalf[T]):
                     "direction is Unidirectional send", reason=Reason.INVALID_CONFIGURATION
                 )
             )
-        self._refresh()
-        if self._ready is not None:
-            self._ready.set_result(None)
-            self._ready = None
-        flow.start(inbox)
-        self._group.established()
         if self._dispatcher is not None and not self.accepted:
             self._dispatcher.emit(Ready())
+        self._settle()
+        flow.start(inbox)
+        self._group.established()
         if self._early is not None:
             self._send_early()
         self._resume()
@@ -351,18 +367,22 @@ class Connection(ReceivingHalf[T]):
         if self._log is not None:
             self._note(type(last).__name__, error=None if error is None else str(error))
         dispatcher = self._dispatcher
-        ready = self._ready
-        if ready is not None and error is not None:
-            # Kept: if nobody ever awaits it, the loop's exception handler is told.
-            ready.set_exception(error)
-            if (
-                (dispatcher is not None and dispatcher.wants(type(error)))
+        if (
+            error is not None
+            and self._waiting is not None
+            and not (
+                any(not waiter.done() for waiter in self._waiting)
+                or (dispatcher is not None and dispatcher.wants(type(error)))
                 or self._end_waiters is not None
                 or error.reason is Reason.LOCAL_ABORT
-            ):
-                ready.exception()
+            )
+        ):
+            # If nobody ever awaits it, the loop's exception handler is told.
+            self._unheard = self._loop.create_future()
+            self._unheard.set_exception(error)
         if dispatcher is not None:
             self._tell_last(last, self._inbox.line())
+        self._settle()
         self._group.left(self)
         if self._listener is not None:
             self._listener._left(self)

@@ -71,13 +71,14 @@ class ConnectionBase(ABC, Generic[T]):
         "_objects",
         "_outbox",
         "_priority",
-        "_ready",
         "_settings",
         "_stack",
         "_state",
         "_task",
         "_through",
         "_through_down",
+        "_unheard",
+        "_waiting",
         "_turn",
         "_warned",
         "accepted",
@@ -120,7 +121,10 @@ class ConnectionBase(ABC, Generic[T]):
         self._objects = False
         self._error: TapsError | None = None
         self._task: asyncio.Task[None] | None = None
-        self._ready: asyncio.Future[None] | None = None
+        # Who waits for Ready while it is establishing; then None.
+        self._waiting: list[asyncio.Future[None]] | None = None
+        # Holds the error of an establishment that nobody has asked about yet.
+        self._unheard: asyncio.Future[None] | None = None
         self._early: Entry | None = None
         # What won the race, for a clone that has to connect again.
         self._leaf: Leaf | None = None

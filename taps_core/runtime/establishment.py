@@ -12,7 +12,7 @@ from taps_core.model.layers import AcceptRequest, ConnectRequest, EarlyData, Sec
 from taps_core.planning.candidates import Leaf, build_leaves
 from taps_core.planning.race import RacePlanner
 from taps_core.runtime.framing import FramerConnector, accept_framed, wrap
-from taps_core.runtime.race import race
+from taps_core.runtime.race import only, race
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -118,12 +118,16 @@ async def _win(connection: Connection[Any], attempts: list[Attempt], deadline: f
             + (f" from {', '.join(map(str, locals_))}" if locals_ else ""),
             reason=Reason.NO_CANDIDATES,
         )
-    planner = RacePlanner(leaves, began=began)
-    planner.attempts = attempts
-    return await _race(connection, planner, deadline)
+    return await _race(connection, leaves, attempts, began, deadline)
 
 
-async def _race(connection: Connection[Any], planner: RacePlanner, deadline: float | None) -> Won:
+async def _race(
+    connection: Connection[Any],
+    leaves: Sequence[Leaf],
+    attempts: list[Attempt],
+    began: float,
+    deadline: float | None,
+) -> Won:
     asked: dict[Leaf, Mapping[str, Any]] = {}
     offered: dict[Leaf, EarlyData] = {}
 
@@ -136,7 +140,13 @@ async def _race(connection: Connection[Any], planner: RacePlanner, deadline: flo
         request = _request(connection._blueprint, leaf, asked[leaf], deadline, early)
         return await connector(leaf.stack).connect(request)
 
-    leaf, flow = await race(planner, attempt)
+    if len(leaves) == 1:
+        leaf = leaves[0]
+        flow = await only(leaf, attempt, attempts, began)
+    else:
+        planner = RacePlanner(leaves, began=began)
+        planner.attempts = attempts
+        leaf, flow = await race(planner, attempt)
     if leaf in offered and offered[leaf].taken and connection._early is not None:
         connection._early.done = True
     return Won(flow, leaf.stack, asked[leaf], leaf)
@@ -302,12 +312,12 @@ async def connect_again(parent: Connection[Any], clone: Connection[Any], stack: 
         local = local.with_port(None)
     again = Leaf(stack, leaf.remote, local, path=leaf.path, group=leaf.group)
     began = clone._loop.time()
-    planner = RacePlanner([again], began=began)
+    attempts: list[Attempt] = []
     try:
         async with asyncio.timeout_at(began + TIMEOUT):
-            return await _race(clone, planner, began + TIMEOUT)
+            return await _race(clone, [again], attempts, began, began + TIMEOUT)
     finally:
-        clone.report = tuple(planner.attempts)
+        clone.report = tuple(attempts)
 
 
 def _tried(attempts: Sequence[Attempt]) -> str:

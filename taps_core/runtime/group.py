@@ -111,12 +111,25 @@ class Group:
 
     def learn(self, blueprint: Blueprint) -> None:
         """Take in the properties of plugins that were not known before."""
-        self.properties = {**blueprint.group_properties, **self.properties}
+        if self.properties is not blueprint.group_properties:
+            self.properties = {**blueprint.group_properties, **self.properties}
 
-    def requested(self, member: Connection[Any]) -> dict[str, Any]:
-        """Every property as ``member`` wants it now: what a stack is asked for with."""
+    def requested(self, member: Connection[Any]) -> Mapping[str, Any]:
+        """Every property as ``member`` wants it now: what a stack is asked for with.
+
+        One and the same object as long as nothing is set that differs from the Preconnection.
+        """
+        blueprint = member._blueprint
+        effective = blueprint.effective
+        if (
+            self.properties is blueprint.group_properties
+            and member._settings is None
+            and member._defaults is blueprint.message_defaults
+            and member._priority == effective["connPriority"]
+        ):
+            return effective
         return {
-            **member._blueprint.effective,
+            **effective,
             **self.properties,
             "connPriority": member._priority,
             **(member._settings or {}),
@@ -131,7 +144,7 @@ class Group:
             asked: What its stack was asked for with.
         """
         wanted = self.requested(member)
-        if wanted == asked or member._state is ConnectionState.CLOSED:
+        if wanted is asked or wanted == asked or member._state is ConnectionState.CLOSED:
             return
         for name, value in wanted.items():
             if asked.get(name) == value or name in member._defaults:
@@ -242,8 +255,8 @@ class Group:
             told = parent._dispatcher is not None and parent._dispatcher.wants(CloneError)
             parent._notify_error(failure)
             clone._establishment_failed(failure)
-            if told and clone._ready is not None:
-                clone._ready.exception()  # a handler has it
+            if told:
+                clone._error_is_known()  # to the handler
         except BaseException:
             clone._establishment_failed(CloneError("cancelled", reason=Reason.LOCAL_ABORT))
             raise
@@ -257,7 +270,7 @@ class Group:
 
         if parent._state is ConnectionState.ESTABLISHING:
             try:
-                await parent._wait_established()
+                await parent._settled()
             except EstablishmentError as error:
                 raise CloneError(f"the Connection it was cloned from failed: {error}") from error
         if parent._state is not ConnectionState.ESTABLISHED:

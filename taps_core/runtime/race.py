@@ -5,8 +5,9 @@ Rules it keeps (RFC 9623, section 4.4; design of this library):
 * losers are cancelled *and* over before the winner is handed out;
 * cancelling the race leaves no task, no timer and no flow behind;
 * one attempt's failure, a plugin's bug included, ends that attempt only, and
-  every error is kept;
-* a race with one leaf costs neither a task nor a timer.
+  every error is kept.
+
+Where there is one leaf there is no race, and :func:`only` is all it takes.
 """
 
 from __future__ import annotations
@@ -17,14 +18,13 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from taps_core.model.errors import EstablishmentError, Reason, TapsError
+from taps_core.model.errors import Attempt, EstablishmentError, Reason, TapsError
 from taps_core.runtime.tasks import until_done
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
     from typing import TypeAlias
 
-    from taps_core.model.errors import Attempt
     from taps_core.model.flow import Flow
     from taps_core.planning.candidates import Leaf
     from taps_core.planning.race import RacePlanner
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     Late: TypeAlias = AsyncGenerator[Iterable[Leaf], None]
     LateTask: TypeAlias = asyncio.Task[Iterable[Leaf] | None]
 
-__all__ = ["failure", "is_transient", "race"]
+__all__ = ["failure", "is_transient", "only", "race"]
 
 T = TypeVar("T")
 
@@ -92,9 +92,6 @@ async def race(
     """
     if planner.expecting != (late is not None):
         raise ValueError("a planner that expects more needs late leaves, and no other takes them")
-    leaves = planner.leaves
-    if late is None and len(leaves) == 1:
-        return leaves[0], await _only(planner, leaves[0], attempt)
     contest = _Contest(planner, attempt, late)
     try:
         return await contest.run()
@@ -102,28 +99,40 @@ async def race(
         await contest.clean_up()
 
 
-async def _only(planner: RacePlanner, leaf: Leaf, attempt: MakeAttempt) -> Flow:
-    """The race of one: in the caller's own task."""
+async def only(leaf: Leaf, attempt: MakeAttempt, attempts: list[Attempt], began: float) -> Flow:
+    """The one attempt that can be made: in the caller's own task, without planner and timer.
+
+    Args:
+        leaf: What to try.
+        attempt: As for :func:`race`.
+        attempts: The report, to which it is added.
+        began: When establishment began, in the loop's time.
+
+    Raises:
+        EstablishmentError: It failed; ``__cause__`` is why.
+    """
     loop = asyncio.get_running_loop()
-    planner.start(loop.time())
+    record = Attempt(leaf.what, loop.time() - began)
+    attempts.append(record)
+    outcome = "cancelled"
     try:
         flow = await attempt(leaf)
+        outcome = "ready"
+        return flow
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
         if task is None or task.cancelling():
-            planner.cancel(loop.time())
             raise
-        planner.attempt_failed(leaf, _stray_cancellation(leaf, error), loop.time())
+        record.error = _stray_cancellation(leaf, error)
+        outcome = "failed"
     except Exception as error:  # noqa: BLE001  # a plugin's code: its bugs end this attempt only
         _log_unless_expected(leaf, error)
-        planner.attempt_failed(leaf, error, loop.time())
-    except BaseException:
-        planner.cancel(loop.time())
-        raise
-    else:
-        planner.attempt_ready(leaf, loop.time())
-        return flow
-    raise failure(planner.attempts)
+        record.error = error
+        outcome = "failed"
+    finally:
+        record.outcome = outcome
+        record.ended = loop.time() - began
+    raise failure(attempts)
 
 
 class _Contest:

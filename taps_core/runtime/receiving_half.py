@@ -7,7 +7,7 @@ awaiting gives it, handlers get it as an event.
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from taps_core.model.errors import (
     EndOfData,
@@ -28,9 +28,6 @@ from taps_core.runtime.awaitables import (
 from taps_core.runtime.inbox import ALONE, NOTHING, Search
 from taps_core.runtime.push import Signal
 from taps_core.runtime.sending_half import SendingHalf
-
-if TYPE_CHECKING:
-    from collections import deque
 
 __all__ = ["ReceivingHalf"]
 

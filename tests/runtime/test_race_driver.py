@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pytest
 
 from taps_core.model.endpoints import RemoteEndpoint
-from taps_core.model.errors import EstablishmentError, Reason
+from taps_core.model.errors import Attempt, EstablishmentError, Reason
 from taps_core.model.flow import Flow
 from taps_core.planning.candidates import Leaf
 from taps_core.planning.race import RacePlanner
-from taps_core.runtime.race import LATE_FLOW_GRACE, failure, is_transient, race
+from taps_core.runtime.race import LATE_FLOW_GRACE, failure, is_transient, only, race
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine
@@ -106,10 +106,10 @@ def leaf(name: str, *, address: str = "192.0.2.1") -> Leaf:
     return Leaf(stack, RemoteEndpoint(ip_address=address, port=7))
 
 
-# -- the fast path
+# -- the only attempt
 
 
-def test_a_single_leaf_costs_neither_task_nor_timer() -> None:
+def test_the_only_attempt_costs_neither_task_nor_timer() -> None:
     async def main() -> None:
         mine = asyncio.current_task()
         it = leaf("TCP")
@@ -123,9 +123,9 @@ def test_a_single_leaf_costs_neither_task_nor_timer() -> None:
             await asyncio.sleep(0)
             return FakeFlow()
 
-        planner = RacePlanner([it])
-        assert (await race(planner, attempt))[0] is it
-        assert planner.attempts[0].outcome == "ready"
+        attempts: list[Attempt] = []
+        assert isinstance(await only(it, attempt, attempts, now()), FakeFlow)
+        assert [(a.what, a.outcome) for a in attempts] == [("TCP to 192.0.2.1:7", "ready")]
 
     run(main)
 
@@ -136,9 +136,9 @@ def test_the_only_os_error_keeps_its_number_and_text() -> None:
             await asyncio.sleep(0.002)
             raise ConnectionRefusedError(errno.ECONNREFUSED, "Connect call failed")
 
-        planner = RacePlanner([leaf("TCP")])
+        attempts: list[Attempt] = []
         with pytest.raises(EstablishmentError) as caught:
-            await race(planner, attempt)
+            await only(leaf("TCP"), attempt, attempts, now())
         error = caught.value
         assert str(error) == (
             f"TCP to 192.0.2.1:7: [Errno {errno.ECONNREFUSED}] Connect call failed (after 2.0 ms)"
@@ -147,7 +147,8 @@ def test_the_only_os_error_keeps_its_number_and_text() -> None:
         assert error.transient
         assert error.reason is Reason.ESTABLISHMENT_FAILED
         assert isinstance(error.__cause__, ConnectionRefusedError)
-        assert error.attempts == tuple(planner.attempts)
+        assert error.attempts == tuple(attempts)
+        assert [(a.outcome, a.ended) for a in attempts] == [("failed", 0.002)]
 
     run(main)
 
@@ -162,7 +163,7 @@ def test_the_only_taps_error_keeps_reason_and_detail() -> None:
             )
 
         with pytest.raises(EstablishmentError, match="expired") as caught:
-            await race(RacePlanner([leaf("TLS/TCP")]), attempt)
+            await only(leaf("TLS/TCP"), attempt, [], now())
         assert caught.value.reason is Reason.POLICY_PROHIBITED
         assert caught.value.detail == "certificate-expired"
         assert not caught.value.transient
@@ -170,7 +171,7 @@ def test_the_only_taps_error_keeps_reason_and_detail() -> None:
     run(main)
 
 
-def test_cancelling_a_race_of_one_cancels_the_attempt_in_place() -> None:
+def test_cancelling_the_only_attempt_cancels_it_in_place() -> None:
     async def main() -> None:
         cancelled: list[str] = []
 
@@ -182,13 +183,13 @@ def test_cancelling_a_race_of_one_cancels_the_attempt_in_place() -> None:
                 raise
             raise AssertionError
 
-        planner = RacePlanner([leaf("TCP")])
+        attempts: list[Attempt] = []
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.5):
-                await race(planner, attempt)
+                await only(leaf("TCP"), attempt, attempts, now())
         assert cancelled == ["attempt"]
         assert now() == 0.5
-        assert [(a.outcome, a.ended) for a in planner.attempts] == [("cancelled", 0.5)]
+        assert [(a.outcome, a.ended) for a in attempts] == [("cancelled", 0.5)]
 
     run(main)
 
@@ -387,7 +388,7 @@ def test_a_bug_in_the_only_attempt_is_an_establishment_error_with_its_cause(
             raise KeyError("connection_id")
 
         with pytest.raises(EstablishmentError, match="KeyError: 'connection_id'") as caught:
-            await race(RacePlanner([leaf("QUIC")]), attempt)
+            await only(leaf("QUIC"), attempt, [], now())
         assert isinstance(caught.value.__cause__, KeyError)
 
     run(main)
@@ -402,7 +403,10 @@ def test_a_cancellation_that_a_plugin_lost_is_a_failed_attempt(number: int) -> N
             raise asyncio.CancelledError
 
         with pytest.raises(EstablishmentError, match="cancelled from within"):
-            await race(RacePlanner([leaf("TCP") for _ in range(number)]), attempt)
+            if number == 1:
+                await only(leaf("TCP"), attempt, [], now())
+            else:
+                await race(RacePlanner([leaf("TCP") for _ in range(number)]), attempt)
 
     run(main)
 
