@@ -35,6 +35,7 @@ from taps_tcp.delivery import failure, unacknowledged
 from taps_tcp.errors import broken_above, connection_error
 from taps_tcp.info import TCPInfo, tcp_info
 from taps_tcp.options import DISABLED_EXPLICITLY, SETTERS, read, uses_nagle
+from taps_tcp.reads import begin_reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -353,6 +354,7 @@ class TCPFlow(Flow, asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         self._write = self._transport.write
         self._transport.set_write_buffer_limits(high=HIGH_WATER)
+        begin_reading(self._loop, self._transport, self)
         if uses_nagle(self._properties):
             # Both loops have just switched Nagle's algorithm off.
             with contextlib.suppress(OSError):  # BSD refuses when it broke already
