@@ -1,8 +1,8 @@
 """The same work in four ways: ours, asyncio streams, a hand-written Protocol, anyio.
 
-Each candidate connects to the peer, says what it wants, and has three ways to
-work: ``ping_pong`` (send a frame, wait for it to come back), ``send_all`` (N
-frames, then wait until the peer has them) and ``receive_all``.
+Each candidate connects to the peer and sends and receives frames (a length of four
+bytes before each), or bare bytes. What it is made of is imported when it connects,
+so that a process holds one candidate only.
 """
 
 from __future__ import annotations
@@ -10,16 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from abc import ABC, abstractmethod
-from time import perf_counter
-from typing import TYPE_CHECKING, Any, ClassVar, cast
-
-import anyio
-import anyio.streams.buffered
-
-import taps_core as taps
+from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+__all__ = ["CANDIDATES", "Anyio", "Candidate", "Handwritten", "Ours", "Streams"]
 
 
 class Candidate(ABC):
@@ -29,50 +25,62 @@ class Candidate(ABC):
 
     @classmethod
     @abstractmethod
-    def connect(cls, port: int) -> contextlib.AbstractAsyncContextManager[Candidate]:
+    def connect(
+        cls, port: int, *, framed: bool = True
+    ) -> contextlib.AbstractAsyncContextManager[Candidate]:
         """A connection, closed at the end."""
 
     @abstractmethod
     async def send(self, data: bytes) -> None:
-        """A frame."""
+        """A frame, or bytes."""
 
     @abstractmethod
     async def receive(self) -> bytes:
-        """The next frame."""
+        """The next frame, or the bytes that are there."""
 
     # The loops are written out in each candidate where a call in between
     # would be measured too.
 
     async def ping_pong(self, data: bytes, count: int) -> None:
+        """Send a frame and wait for it to come back, again and again."""
         for _ in range(count):
             await self.send(data)
             await self.receive()
 
     async def send_all(self, data: bytes, count: int) -> None:
+        """Send, then wait for the frame that says that all is there."""
         for _ in range(count):
             await self.send(data)
         await self.receive()
 
     async def receive_all(self, count: int) -> None:
+        """Receive so many frames."""
         for _ in range(count):
             await self.receive()
 
+    async def receive_bytes(self, count: int) -> None:
+        """Receive so many bytes."""
+        while count > 0:
+            count -= len(await self.receive())
+
 
 class Ours(Candidate):
-    """A Connection with the length-prefix framer."""
+    """A Connection with the length-prefix framer, or without any."""
 
     name = "taps"
 
-    def __init__(self, connection: taps.Connection[bytes]) -> None:
+    def __init__(self, connection: Any) -> None:
         self.connection = connection
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def connect(cls, port: int) -> AsyncIterator[Candidate]:
+    async def connect(cls, port: int, *, framed: bool = True) -> AsyncIterator[Candidate]:
+        import taps_core as taps
+
         preconnection = taps.Preconnection(
             remote=f"127.0.0.1:{port}",
             security=taps.SecurityParameters.disabled(),
-            framers="length-prefix",
+            framers="length-prefix" if framed else None,
         )
         async with preconnection.initiate() as connection:
             yield cls(connection)
@@ -81,7 +89,7 @@ class Ours(Candidate):
         await self.connection.send(data)
 
     async def receive(self) -> bytes:
-        return (await self.connection.receive()).data
+        return cast("bytes", (await self.connection.receive()).data)
 
     async def ping_pong(self, data: bytes, count: int) -> None:
         connection = self.connection
@@ -93,12 +101,17 @@ class Ours(Candidate):
         connection = self.connection
         for _ in range(count):
             await connection.send(data)
-        await connection.receive()
+        await connection.receive(max_length=1024)
 
     async def receive_all(self, count: int) -> None:
         connection = self.connection
         for _ in range(count):
             await connection.receive()
+
+    async def receive_bytes(self, count: int) -> None:
+        connection = self.connection
+        while count > 0:
+            count -= len(await connection.receive(max_length=1 << 20))
 
 
 class Streams(Candidate):
@@ -112,7 +125,7 @@ class Streams(Candidate):
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def connect(cls, port: int) -> AsyncIterator[Candidate]:
+    async def connect(cls, port: int, *, framed: bool = True) -> AsyncIterator[Candidate]:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         try:
             yield cls(reader, writer)
@@ -152,6 +165,7 @@ class Handwritten(Candidate, asyncio.Protocol):
     """A Protocol with a queue and a future: what one writes when streams are too slow."""
 
     name = "asyncio Protocol"
+    framed = True
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
@@ -164,9 +178,10 @@ class Handwritten(Candidate, asyncio.Protocol):
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def connect(cls, port: int) -> AsyncIterator[Candidate]:
+    async def connect(cls, port: int, *, framed: bool = True) -> AsyncIterator[Candidate]:
         loop = asyncio.get_running_loop()
-        transport, protocol = await loop.create_connection(cls, "127.0.0.1", port)
+        kind = cls if framed else Bare
+        transport, protocol = await loop.create_connection(kind, "127.0.0.1", port)
         try:
             yield protocol
         finally:
@@ -232,64 +247,55 @@ class Handwritten(Candidate, asyncio.Protocol):
         await self.receive()
 
 
+class Bare(Handwritten):
+    """The same without frames."""
+
+    def data_received(self, data: bytes) -> None:
+        self.frames.append(data)
+        if self.waiter is not None:
+            self.waiter.set_result(None)
+            self.waiter = None
+
+    async def send(self, data: bytes) -> None:
+        self.transport.write(data)
+        if self.full is not None:
+            await self.full
+
+    async def send_all(self, data: bytes, count: int) -> None:
+        transport = self.transport
+        for _ in range(count):
+            transport.write(data)
+            if self.full is not None:
+                await self.full
+        await self.receive()
+
+
 class Anyio(Candidate):
     """anyio streams, framing by hand."""
 
     name = "anyio streams"
 
-    def __init__(self, stream: Any) -> None:
+    def __init__(self, stream: Any, buffered: Any) -> None:
         self.stream = stream
-        self.buffered = anyio.streams.buffered.BufferedByteReceiveStream(stream)
+        self.buffered = buffered
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def connect(cls, port: int) -> AsyncIterator[Candidate]:
+    async def connect(cls, port: int, *, framed: bool = True) -> AsyncIterator[Candidate]:
+        import anyio
+        import anyio.streams.buffered
+
         async with await anyio.connect_tcp("127.0.0.1", port) as stream:
-            yield cls(stream)
+            yield cls(stream, anyio.streams.buffered.BufferedByteReceiveStream(stream))
 
     async def send(self, data: bytes) -> None:
         await self.stream.send(len(data).to_bytes(4) + data)
 
     async def receive(self) -> bytes:
         length = int.from_bytes(await self.buffered.receive_exactly(4))
-        return await self.buffered.receive_exactly(length)
+        return cast("bytes", await self.buffered.receive_exactly(length))
 
 
-async def ping_pong(kind: type[Candidate], port: int, count: int, size: int) -> float:
-    """Seconds for ``count`` frames there and back."""
-    async with kind.connect(port) as candidate:
-        await candidate.send(b"echo")
-        begin = perf_counter()
-        await candidate.ping_pong(bytes(size), count)
-        return perf_counter() - begin
-
-
-async def send_all(kind: type[Candidate], port: int, count: int, size: int) -> float:
-    """Seconds until the peer has ``count`` frames."""
-    async with kind.connect(port) as candidate:
-        await candidate.send(b"sink %d" % count)
-        begin = perf_counter()
-        await candidate.send_all(bytes(size), count)
-        return perf_counter() - begin
-
-
-async def receive_all(kind: type[Candidate], port: int, count: int, size: int) -> float:
-    """Seconds from asking for ``count`` frames to having them."""
-    async with kind.connect(port) as candidate:
-        begin = perf_counter()
-        await candidate.send(b"source %d %d" % (count, size))
-        await candidate.receive_all(count)
-        return perf_counter() - begin
-
-
-async def connect_and_reply(kind: type[Candidate], port: int, count: int) -> float:
-    """Seconds for ``count`` connections, each with one frame there and back."""
-    seconds = 0.0
-    for _ in range(count):
-        begin = perf_counter()
-        async with kind.connect(port) as candidate:
-            await candidate.send(b"echo")
-            await candidate.send(b"hello")
-            await candidate.receive()
-            seconds += perf_counter() - begin
-    return seconds
+CANDIDATES: Final[dict[str, type[Candidate]]] = {
+    kind.name: kind for kind in (Ours, Streams, Handwritten, Anyio)
+}

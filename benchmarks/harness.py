@@ -1,21 +1,29 @@
 """Measuring: alternating pairs in one run, medians, ratios.
 
-A single figure says more about the machine's mood than about the code. So
-each candidate runs next to what it is compared with, in turns that swap, and
-what counts is the median of the ratios of the pairs.
+A single figure says more about the machine's mood than about the code. So each
+candidate runs next to what it is compared with, in turns that swap, and what counts
+is the median of the ratios of the pairs.
+
+Candidates and peer are processes of their own, all on one core: what is compared is
+work. On two cores, most of a ping-pong's time is how long a sleeping core takes to
+wake up, which is the machine's doing and the same for everybody.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import dataclasses
-import gc
+import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator
-from typing import Any, Final, TypeAlias
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
+
+if TYPE_CHECKING:
+    import asyncio
+
+__all__ = ["LOOPS", "Result", "Run", "Worker", "compare", "one_core", "peer"]
 
 #: Starts a loop: None is asyncio's own.
 LOOPS: Final[dict[str, Callable[[], asyncio.AbstractEventLoop] | None]] = {"asyncio": None}
@@ -26,6 +34,14 @@ with contextlib.suppress(ImportError):
 
 #: Seconds that one run of the work took.
 Run: TypeAlias = Callable[[], float]
+
+#: glibc's allocator gives blocks above a threshold back to the system each time, and
+#: moves the threshold up when it has done so with a larger one: whether asyncio's
+#: 256 KiB for every read are that dear is a matter of luck. Fixed, so that they are
+#: so for nobody.
+ENVIRONMENT: Final = {
+    "GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=33554432:glibc.malloc.trim_threshold=67108864"
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,7 +56,7 @@ class Result:
     budget: str
     """``">= 1.1"``, ``"<= 1.6"``: see ``met``."""
     ours: float
-    """Median seconds of a run."""
+    """Median of a run: seconds, or what else is compared."""
     theirs: float | None = None
     spread: tuple[float, float] = (0.0, 0.0)
     """First and third quartile of the ratios."""
@@ -65,11 +81,11 @@ def compare(
     times: list[tuple[float, float]] = []
     for number in range(pairs):
         if number % 2:
-            second = timed(theirs)
-            first = timed(ours)
+            second = theirs()
+            first = ours()
         else:
-            first = timed(ours)
-            second = timed(theirs)
+            first = ours()
+            second = theirs()
         times.append((first, second))
     ratios = [second / first if rate else first / second for first, second in times]
     quartiles = statistics.quantiles(ratios, n=4)
@@ -85,36 +101,52 @@ def compare(
     )
 
 
-def timed(run: Run) -> float:
-    """One run, with the garbage of the one before out of the way."""
-    gc.collect()
-    return run()
+def one_core() -> None:
+    """Keep this process, and those it starts, on the first core that it may use."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
 
-def on_loop(loop: str, work: Callable[[], Awaitable[float]]) -> Run:
-    """A run of a coroutine function on a loop of its own."""
+class Worker:
+    """One candidate on one loop, in a process of its own, as a context manager."""
 
-    def run() -> float:
-        async def main() -> float:
-            return await work()
+    def __init__(self, candidate: str, loop: str, port: int) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.worker", candidate, loop, str(port)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, **ENVIRONMENT},
+            text=True,
+        )
 
-        with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
-            return runner.run(main())
+    def run(self, row: str, count: int) -> float:
+        """Seconds for the work of ``row``.
 
-    return run
+        Raises:
+            RuntimeError: The worker is gone; what it had to say is on stderr.
+        """
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        print(row, count, file=process.stdin, flush=True)
+        answer = process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"the worker failed at {row}")
+        return float(answer)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._process:  # closes the pipes, waits
+            pass
 
 
 @contextlib.contextmanager
 def peer() -> Iterator[int]:
     """The other side, in a process of its own; the port it listens on."""
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "benchmarks.peer"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
+    ) as process:
+        assert process.stdout is not None
         yield int(process.stdout.readline())
-    finally:
-        process.stdin.close()  # it ends when nobody holds its stdin any more
-        process.wait()
-        process.stdout.close()

@@ -24,7 +24,7 @@ print(perf_counter() - begin)
 """
 
 
-def importing(pairs: int) -> Result:
+def importing(pairs: int) -> Iterator[Result]:
     """Import time of the core, asyncio included, against that of asyncio alone."""
 
     # As everywhere but on a developer's machine, bytecode is there after the first run.
@@ -34,7 +34,7 @@ def importing(pairs: int) -> Result:
         command = [sys.executable, "-c", TIMED_IMPORT.format(module=module)]
         return float(subprocess.check_output(command, env=environ))
 
-    return compare(
+    yield compare(
         "import taps_core",
         "import asyncio",
         "",

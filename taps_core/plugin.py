@@ -48,6 +48,7 @@ from taps_core.model.errors import (
 from taps_core.model.events import Event, PathChange, SoftError
 from taps_core.model.flow import Data, Flow, LayerFlow, Part, PartTuple, Receiver, Session
 from taps_core.model.framer import (
+    LONG_READ,
     Codec,
     Framer,
     FramerControl,
@@ -92,6 +93,7 @@ __all__ = [
     "API_VERSION",
     "AVAILABLE",
     "DSCP",
+    "LONG_READ",
     "AcceptRequest",
     "Availability",
     "Capabilities",

@@ -6,7 +6,7 @@ import dataclasses
 from struct import Struct
 from typing import TYPE_CHECKING, Any, Final
 
-from taps_core.plugin import FramerDefinition, too_large
+from taps_core.plugin import LONG_READ, FramerDefinition, too_large
 from taps_framers.integers import (
     DEFAULT_MAX_LENGTH,
     ByteOrder,
@@ -84,23 +84,30 @@ class LengthPrefixCodec(PrefixCodec):
 
     def decode(self, data: bytes, parts: list[PartTuple], /) -> int:
         """All Messages in ``data``."""
+        if not self._left:
+            size = len(data)
+            width = self._width
+            if size >= width:
+                (length,) = self._unpack_from(data)
+                if length == size - width and length <= self.max_length:
+                    # One frame and nothing else: what a request or an answer looks like.
+                    parts.append((data[width:], None, True))
+                    return size
+        return super().decode(data, parts)
+
+    def decode_from(self, data: bytes, start: int, parts: list[PartTuple], /) -> int:
+        """Messages from ``start`` on whose headers are in the next LONG_READ bytes."""
         size = len(data)
         width = self._width
-        position = 0
+        position = start
         if self._left:
-            position = self._continue(data, parts)
+            position = self._continue(data, start, parts)
             if self._left:
-                return size
-        elif size >= width:
-            (length,) = self._unpack_from(data)
-            if length == size - width and length <= self.max_length:
-                # One frame and nothing else: what a request or an answer looks like.
-                parts.append((data[width:], None, True))
                 return size
         unpack_from = self._unpack_from
         limit = self.max_length
         append = parts.append
-        last_header = size - width
+        last_header = min(size - width, position + LONG_READ)
         before = _NONE
         while position <= last_header:
             (length,) = unpack_from(data, position)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from taps_core.plugin import FramerDefinition, deframing_failed
+from taps_core.plugin import LONG_READ, FramerDefinition, deframing_failed
 from taps_framers.integers import DEFAULT_MAX_LENGTH, check_max_length
 from taps_framers.prefix import PrefixCodec
 
@@ -60,18 +60,19 @@ class NetstringCodec(PrefixCodec):
         """The comma."""
         return b","
 
-    def decode(self, data: bytes, parts: list[PartTuple], /) -> int:
-        """All Messages in ``data``."""
+    def decode_from(self, data: bytes, start: int, parts: list[PartTuple], /) -> int:
+        """Messages from ``start`` on whose lengths are in the next LONG_READ bytes."""
         size = len(data)
-        position = 0
+        position = start
         if self._left:
-            position = self._continue(data, parts)
+            position = self._continue(data, start, parts)
             if self._left:
                 return size
         limit = self.max_length
         digits = self._digits
         append = parts.append
-        while position < size:
+        end_of_lengths = min(size, position + LONG_READ)
+        while position < end_of_lengths:
             colon = data.find(b":", position, position + digits + 1)
             if colon < 0:
                 self._check_digits(data[position : position + digits + 1])
@@ -83,32 +84,33 @@ class NetstringCodec(PrefixCodec):
             length = int(text)
             if length > limit:
                 raise self._too_long(length)
-            start = colon + 1
-            end = start + length
+            begin = colon + 1
+            end = begin + length
             if end >= size:
-                if start < size:
-                    append((data[start:], None, False))
+                if begin < size:
+                    append((data[begin:], None, False))
                 self._left = end + 1 - size
                 return size
             if data[end] != 0x2C:
                 raise self._no_comma()
-            append((data[start:end], None, True))
+            append((data[begin:end], None, True))
             position = end + 1
         return position
 
-    def _continue(self, data: bytes, parts: list[PartTuple]) -> int:
+    def _continue(self, data: bytes, start: int, parts: list[PartTuple]) -> int:
         left = self._left
-        size = len(data)
+        size = len(data) - start
         if size < left:
             if size:
-                parts.append((data, None, False))
+                parts.append((data[start:], None, False))
             self._left = left - size
-            return size
-        if data[left - 1] != 0x2C:
+            return len(data)
+        comma = start + left - 1
+        if data[comma] != 0x2C:
             raise self._no_comma()
-        parts.append((data[: left - 1], None, True))
+        parts.append((data[start:comma], None, True))
         self._left = 0
-        return left
+        return comma + 1
 
     def _check_digits(self, text: bytes) -> None:
         """The beginning of a length, without its colon yet."""

@@ -57,11 +57,6 @@ class PrefixCodec(Codec):
         return self._header(length, record)
 
     @property
-    def missing(self) -> int:
-        """What has not arrived of the Message that has begun."""
-        return self._left
-
-    @property
     def incomplete(self) -> bool:
         """Whether a Message has begun and not all of it came."""
         return self._left > 0
@@ -71,19 +66,33 @@ class PrefixCodec(Codec):
         self._left = 0
         self._context = None
 
-    def _continue(self, data: bytes, parts: list[PartTuple]) -> int:
-        """More of the Message that decode stands in; bytes consumed."""
+    @abstractmethod
+    def decode_from(self, data: bytes, start: int, parts: list[PartTuple], /) -> int:
+        """Messages from ``start`` on whose headers are in the next LONG_READ bytes."""
+
+    def decode(self, data: bytes, parts: list[PartTuple], /) -> int:
+        """All Messages in ``data``."""
+        position = self.decode_from(data, 0, parts)
+        while position < len(data):
+            reached = self.decode_from(data, position, parts)
+            if reached == position:
+                break
+            position = reached
+        return position
+
+    def _continue(self, data: bytes, start: int, parts: list[PartTuple]) -> int:
+        """More of the Message that decode stands in; where that ends."""
         left = self._left
-        size = len(data)
+        size = len(data) - start
         if size < left:
             if size:
-                parts.append((data, self._context, False))
+                parts.append((data[start:], self._context, False))
             self._left = left - size
-            return size
-        parts.append((data[:left], self._context, True))
+            return len(data)
+        parts.append((data[start : start + left], self._context, True))
         self._left = 0
         self._context = None
-        return left
+        return start + left
 
     def _too_long(self, length: int) -> ReceiveError:
         return deframing_failed(

@@ -6,7 +6,14 @@ import dataclasses
 from struct import Struct
 from typing import TYPE_CHECKING, Any, Final
 
-from taps_core.plugin import FramerDefinition, MessageContext, PropertyError, Reason, SendError
+from taps_core.plugin import (
+    LONG_READ,
+    FramerDefinition,
+    MessageContext,
+    PropertyError,
+    Reason,
+    SendError,
+)
 from taps_framers.integers import (
     DEFAULT_MAX_LENGTH,
     ByteOrder,
@@ -91,31 +98,31 @@ class TLVCodec(PrefixCodec):
                 )
         return self._pack(kind, length)
 
-    def decode(self, data: bytes, parts: list[PartTuple], /) -> int:
-        """All Messages in ``data``, each with a context that holds its type."""
+    def decode_from(self, data: bytes, start: int, parts: list[PartTuple], /) -> int:
+        """Messages from ``start`` on, each with a context that holds its type."""
         size = len(data)
-        position = 0
+        position = start
         if self._left:
-            position = self._continue(data, parts)
+            position = self._continue(data, start, parts)
             if self._left:
                 return size
         width = self._width
         unpack_from = self._unpack_from
         limit = self.max_length
         append = parts.append
-        last_header = size - width
+        last_header = min(size - width, position + LONG_READ)
         while position <= last_header:
             kind, length = unpack_from(data, position)
             if length > limit:
                 raise self._too_long(length)
             context = MessageContext().add(self._name, _KEY, kind)
-            start = position + width
-            position = start + length
+            begin = position + width
+            position = begin + length
             if position > size:
-                if start < size:
-                    append((data[start:], context, False))
+                if begin < size:
+                    append((data[begin:], context, False))
                 self._left = position - size
                 self._context = context
                 return size
-            append((data[start:position], context, True))
+            append((data[begin:position], context, True))
         return position

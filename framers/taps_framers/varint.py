@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Final
 
-from taps_core.plugin import FramerDefinition, deframing_failed
+from taps_core.plugin import LONG_READ, FramerDefinition, deframing_failed
 from taps_framers.integers import DEFAULT_MAX_LENGTH, check_max_length
 from taps_framers.prefix import PrefixCodec
 
@@ -62,41 +62,42 @@ class VarintCodec(PrefixCodec):
         header.append(length)
         return bytes(header)
 
-    def decode(self, data: bytes, parts: list[PartTuple], /) -> int:
-        """All Messages in ``data``."""
+    def decode_from(self, data: bytes, start: int, parts: list[PartTuple], /) -> int:
+        """Messages from ``start`` on whose headers are in the next LONG_READ bytes."""
         size = len(data)
-        position = 0
+        position = start
         if self._left:
-            position = self._continue(data, parts)
+            position = self._continue(data, start, parts)
             if self._left:
                 return size
         limit = self.max_length
         append = parts.append
-        while position < size:
+        end_of_headers = min(size, position + LONG_READ)
+        while position < end_of_headers:
             length = data[position]
-            start = position + 1
+            begin = position + 1
             if length > 0x7F:
                 length &= 0x7F
                 shift = 7
                 while True:
-                    if start == size:
+                    if begin == size:
                         return position
-                    byte = data[start]
-                    start += 1
+                    byte = data[begin]
+                    begin += 1
                     length |= (byte & 0x7F) << shift
                     if byte < 0x80:
                         break
                     shift += 7
                     if shift > _LAST_SHIFT:
                         raise deframing_failed("varint: a length of more than ten bytes")
-            end = start + length
+            end = begin + length
             if end > size or length > limit:
                 if length > limit:
                     raise self._too_long(length)
-                if start < size:
-                    append((data[start:], None, False))
+                if begin < size:
+                    append((data[begin:], None, False))
                 self._left = end - size
                 return size
-            append((data[start:end], None, True))
+            append((data[begin:end], None, True))
             position = end
         return position

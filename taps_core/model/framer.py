@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HEADER_ROOM",
+    "LONG_READ",
     "Codec",
     "Framer",
     "FramerControl",
@@ -36,6 +37,8 @@ __all__ = [
     "too_large",
 ]
 
+#: Bytes above which a read is decoded step by step.
+LONG_READ: Final = 16 * 1024
 #: Bytes beyond ``max_length`` that may wait to be parsed: room for headers.
 HEADER_ROOM: Final = 64 * 1024
 
@@ -120,14 +123,27 @@ class Codec(ABC):
                 What was appended before is still delivered.
         """
 
-    @property
-    def missing(self) -> int:
-        """Bytes that the Message in which ``decode`` stands still lacks, where that is known.
+    def decode_from(self, data: bytes, start: int, parts: list[PartTuple], /) -> int:
+        """As ``decode``, but from ``start`` on, and only some of what is there.
 
-        A hint: so many are handed to ``decode`` at once, whereas otherwise long reads
-        are cut.
+        For long reads. Every byte may be a Message, and each Message is an object of
+        some hundred bytes, so the layer above has its say in between. This one decodes
+        slices, which costs a copy; a codec for large Messages can do better.
+
+        Args:
+            data: As for ``decode``.
+            start: Where to begin.
+            parts: For some Messages: up to LONG_READ or so.
+
+        Returns:
+            Where it stopped; ``start`` if nothing can be done before more arrives.
         """
-        return 0
+        size = LONG_READ
+        while True:
+            reached = start + self.decode(data[start : start + size], parts)
+            if reached > start or start + size >= len(data):
+                return reached
+            size *= 2
 
     @property
     def incomplete(self) -> bool:

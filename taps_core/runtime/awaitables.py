@@ -8,7 +8,7 @@ coroutine's it can be awaited by one at a time.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 if TYPE_CHECKING:
@@ -20,7 +20,8 @@ __all__ = ["CREDIT", "DONE", "PER_OPERATION", "SendOutcome", "YieldOnce", "afres
 
 E = TypeVar("E", bound=BaseException)
 
-#: Work of one Connection without a real wait: 64 KiB, or 128 operations at 512 each.
+#: Work of one Connection without a real wait: 64 KiB, or 128 operations; a small one
+#: counts for 512 bytes. Whoever finds less than nothing left lets the loop run.
 CREDIT: Final = 64 * 1024
 PER_OPERATION: Final = 512
 
@@ -68,19 +69,26 @@ DONE: Final = _Done()
 
 
 class YieldOnce(Coroutine[Any, Any, None]):
-    """Done, but lets the loop run once: timeouts fire, gathered writes leave."""
+    """Done, but lets the loop run once: timeouts fire, gathered writes leave.
 
-    __slots__ = ("_yielded",)
+    Args:
+        rested: Called when it has.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_rested", "_yielded")
+
+    def __init__(self, rested: Callable[[], None]) -> None:
+        self._rested = rested
         self._yielded = False
 
     def __await__(self) -> Generator[Any, Any, None]:
         yield
+        self._rested()
 
     def send(self, value: Any) -> None:
         """As of a coroutine: yields once, then is done."""
         if self._yielded:
+            self._rested()
             raise StopIteration
         self._yielded = True
 

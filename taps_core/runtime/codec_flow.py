@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from taps_core.model.errors import ConnectionError, Reason, ReceiveError, SendError
 from taps_core.model.flow import LayerFlow
-from taps_core.model.framer import HEADER_ROOM, deframing_failed, too_large
+from taps_core.model.framer import HEADER_ROOM, LONG_READ, deframing_failed, too_large
 from taps_core.runtime.framed_sends import FramedRecord
 
 if TYPE_CHECKING:
@@ -28,11 +28,6 @@ if TYPE_CHECKING:
     from taps_core.model.messages import MessageContext, SendRecord
 
 __all__ = ["CodecFlow"]
-
-#: Bytes that are decoded at once, and what the Message that has begun still lacks
-#: besides. A read may hold a Message for each byte, and each is an object of some
-#: hundred bytes: the layer above has its say after every so many.
-SLICE: Final = 16 * 1024
 
 
 class _Outgoing:
@@ -284,7 +279,7 @@ class CodecFlow(LayerFlow):
         """Decode what arrived and pass up what was found."""
         if self._plain and len(parts) == 1:
             data, context, end_of_message = parts[0]
-            if context is None and not end_of_message and len(data) <= SLICE:
+            if context is None and not end_of_message and len(data) <= LONG_READ:
                 # One read of a byte stream, at a frame's border: nearly every call.
                 out: list[PartTuple] = []
                 try:
@@ -306,36 +301,20 @@ class CodecFlow(LayerFlow):
             self._work()
 
     def _work(self, *, paused: bool = False) -> None:
-        """Decode the backlog slice by slice, until it is done or the layer above pauses.
+        """Decode the backlog step by step, until it is done or the layer above pauses.
 
         Args:
             paused: Whether a pause holds nothing back: it is all that will ever come.
         """
         backlog = self._backlog
         out: list[PartTuple] = []
-        size = 0
         while backlog and not self._deaf:
-            data, context, end_of_message = backlog[0]
-            length = len(data) - self._done
-            most = SLICE + self._codec.missing
-            if length > most:
-                data = data[self._done : self._done + most]
-                self._done += most
-                size += most
-                end_of_message = False
-            else:
-                if self._done:
-                    data = data[self._done :]
-                    self._done = 0
-                backlog.popleft()
-                size += length
-            if not self._decode_part(out, data, context, end_of_message):
+            long = len(backlog[0][0]) - self._done > LONG_READ
+            if not self._step(out):
                 return
-            if size >= SLICE:
-                size = 0
-                if out:
-                    self._up(out)
-                    out = []
+            if out and (long or len(out) > LONG_READ):
+                self._up(out)
+                out = []
                 if self._paused and not paused:
                     break
         self._look()
@@ -347,32 +326,49 @@ class CodecFlow(LayerFlow):
             self._rest or self._skipping or self._backlog or self._deaf
         )
 
-    def _decode_part(
-        self, out: list[PartTuple], data: bytes, context: MessageContext | None, end: bool
-    ) -> bool:
-        """Decode one part, with what the one before left; False if receiving has ended."""
+    def _step(self, out: list[PartTuple]) -> bool:
+        """Decode a part, or some of it; False if receiving has ended."""
+        data, context, end = self._backlog[0]
         if self._skipping:
+            self._backlog.popleft()
             self._skipping = not end
             return True
-        rest = self._rest
-        if rest:
-            data = rest + data
+        if self._rest:
+            data = self._rest + data
+            self._rest = b""
+            self._backlog[0] = (data, context, end)
+        start = self._done
+        done = False
         try:
             if context is None and self._open_context is None:
-                consumed = self._decode(data, out)
+                reached = self._decode_from(data, start, out)
             else:
-                consumed = self._decode_with(data, out, context)
-            if consumed != len(data):
-                self._keep(data, consumed, end)
-            elif rest:
-                self._rest = b""
+                reached = self._decode_with(data, start, out, context)
+            if start < reached < len(data):
+                self._done = reached
+                return True
+            done = True
+            self._next_part()
+            if reached != len(data):
+                self._keep(data, reached, end)
             if end and self._codec.incomplete:
                 raise _cut_off()
         except ReceiveError as error:
+            if not done:
+                self._next_part()
             survives = self._survive(out, error, context, end)
             out.clear()
             return survives
         return True
+
+    def _next_part(self) -> None:
+        self._backlog.popleft()
+        self._done = 0
+
+    def _decode_from(self, data: bytes, start: int, out: list[PartTuple]) -> int:
+        if len(data) - start > LONG_READ:
+            return self._codec.decode_from(data, start, out)
+        return start + self._decode(data[start:] if start else data, out)
 
     def pause(self) -> None:
         """Deliver no more; what was read waits undecoded."""
@@ -412,7 +408,7 @@ class CodecFlow(LayerFlow):
             raise deframing_failed(f"{len(self._rest)} bytes are not yet a frame")
 
     def _decode_with(
-        self, data: bytes, out: list[PartTuple], context: MessageContext | None
+        self, data: bytes, start: int, out: list[PartTuple], context: MessageContext | None
     ) -> int:
         """Decode, and let what is found inherit the context of what it was found in.
 
@@ -422,7 +418,7 @@ class CodecFlow(LayerFlow):
         inherited = self._open_context if self._codec.incomplete else context
         found = len(out)
         try:
-            return self._decode(data, out)
+            return self._decode_from(data, start, out)
         finally:
             for index in range(found, len(out)):
                 payload, own, end = out[index]

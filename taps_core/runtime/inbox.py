@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from taps_core.runtime.connection import Connection
     from taps_core.runtime.push import Signal
 
-__all__ = ["ALONE", "NOTHING", "REST", "Inbox", "Search"]
+__all__ = ["ALONE", "NOTHING", "REST", "Inbox", "Mark", "Search"]
 
 #: Above this many queued bytes or Messages the flow is paused; below a quarter
 #: of it, it is resumed.
@@ -131,7 +131,7 @@ class _Lost:
         self.error = error
 
 
-class _Mark:
+class Mark:
     """Stands in the queue behind so much that whoever takes it all lets the loop run.
 
     So nobody has to count while taking Messages.
@@ -146,7 +146,7 @@ class _Mark:
 
 #: What is in the queue: Messages (and parts that assembly had to let go), a
 #: Message that was taken in part, and what only stands for something.
-_Item: TypeAlias = "Message[Any] | _Incoming | _Lost | _Mark"
+_Item: TypeAlias = "Message[Any] | _Incoming | _Lost | Mark"
 
 
 #: What a receiver waits for: a whole Message, so many bytes, or a condition.
@@ -295,11 +295,12 @@ class Inbox:
                 break
             count += 1
             length = len(data) if type(data) is bytes else OBJECT_SIZE
-            cost += length + PER_OPERATION
-            if cost > CREDIT and cost != length + PER_OPERATION:
-                queue.append(_Mark(segment))
+            own = length if length > PER_OPERATION else PER_OPERATION
+            cost += own
+            if cost > CREDIT and cost != own:
+                queue.append(Mark(segment))
                 self.size += segment - before
-                cost = length + PER_OPERATION
+                cost = own
                 segment = before = 0
             segment += length
             message: Message[Any] = Taken()
@@ -556,7 +557,7 @@ class Inbox:
     @property
     def _at_mark(self) -> bool:
         queue = self.queue
-        return bool(queue) and type(queue[0]) is _Mark
+        return bool(queue) and type(queue[0]) is Mark
 
     @property
     def _first(self) -> Message[Any] | _Incoming | _Lost | None:
@@ -565,7 +566,7 @@ class Inbox:
         if not queue:
             return None
         # Behind a mark there always is something.
-        return queue[1] if type(queue[0]) is _Mark else queue[0]  # type: ignore[return-value]
+        return queue[1] if type(queue[0]) is Mark else queue[0]  # type: ignore[return-value]
 
     @property
     def available(self) -> int:
@@ -612,11 +613,17 @@ class Inbox:
         Raises:
             ReceiveError, ConnectionError: The end, when everything was taken.
         """
+        size = 0
         try:
             if self.queue:
-                return self._take_first(maximum)
-            return self._take_part(maximum, partial or not self.boundaries)
+                message = self._take_first(maximum)
+            else:
+                message = self._take_part(maximum, partial or not self.boundaries)
+            if type(message.data) is bytes:
+                size = len(message.data)
+            return message
         finally:
+            self._host._charge(size)
             self.taken()
 
     def taken(self) -> None:
@@ -644,13 +651,9 @@ class Inbox:
         queue = self.queue
         first = queue.popleft()
         host = self._host
-        host._credit -= PER_OPERATION
         if isinstance(first, Message):
             data = first.data
-            if type(data) is not bytes:
-                return first
-            if maximum is None or len(data) <= maximum:
-                host._credit -= len(data)
+            if type(data) is not bytes or maximum is None or len(data) <= maximum:
                 return first
             context = first._context or MessageContext()
             first = _Incoming(context, end=first.end_of_message)
@@ -660,7 +663,6 @@ class Inbox:
         assert isinstance(first, _Incoming)
         part = first.take(maximum)
         self._give_back(len(part))
-        host._credit -= len(part)
         if first.size:
             queue.appendleft(first)
             return Message(part, first.context, False, host)
@@ -670,15 +672,13 @@ class Inbox:
         """Bytes of the first Message in the queue are gone before it is."""
         self.size -= size
         for item in self.queue:
-            if type(item) is _Mark:
+            if type(item) is Mark:
                 item.size -= size
                 return
         self._segment -= size
 
     def _take_part(self, maximum: int | None, partial: bool) -> Message[Any]:
         """Of the unfinished Message, up to ``maximum`` bytes; or the end."""
-        host = self._host
-        host._credit -= PER_OPERATION
         over = self.end is not None
         last = not self.boundaries and isinstance(self.end, EndOfData)
         current = self._current
@@ -690,11 +690,10 @@ class Inbox:
             current.delivered = True
             part = current.take(maximum) if current.size else b""
             self.size -= len(part)
-            host._credit -= len(part)
             emptied = over and not current.size
             if emptied:
                 self._remove(current)
-            return Message(part, current.context, emptied and last, host)
+            return Message(part, current.context, emptied and last, self._host)
         assert self.end is not None, "take() without anything to take"
         raise afresh(self.end)
 

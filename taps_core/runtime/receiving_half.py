@@ -21,11 +21,8 @@ from taps_core.model.events import (
     ReceivedPartial,
 )
 from taps_core.model.messages import Message, Taken
-from taps_core.runtime.awaitables import (
-    CREDIT,
-    PER_OPERATION,
-)
-from taps_core.runtime.inbox import ALONE, NOTHING, Search
+from taps_core.runtime.awaitables import CREDIT
+from taps_core.runtime.inbox import ALONE, NOTHING, REST, Mark, Search
 from taps_core.runtime.push import Signal
 from taps_core.runtime.sending_half import SendingHalf
 
@@ -63,15 +60,20 @@ class ReceivingHalf(SendingHalf[T]):
         if min_incomplete_length is not None or max_length is not None:
             return await self._receive_part(min_incomplete_length, max_length)
         at_hand = self._at_hand
-        message: Message[T]
-        if at_hand:
-            message = at_hand.popleft()
-            if type(message) is Taken:
-                return message
-            at_hand.appendleft(message)
-            return await self._receive_part(None, None)
         inbox = self._inbox
-        if at_hand is not inbox.queue or not inbox.flowing:
+        message: Message[T]
+        rest = False
+        if at_hand:
+            item = at_hand.popleft()
+            if type(item) is Taken:
+                message = item
+                return message
+            if type(item) is not Mark or inbox.paused:
+                at_hand.appendleft(item)
+                return await self._receive_part(None, None)
+            inbox.size -= item.size
+            rest = True
+        elif at_hand is not inbox.queue or not inbox.flowing:
             return await self._receive_part(None, None)
         # The only receiver there is has a signal, and no line to stand in.
         if self._batch:
@@ -79,7 +81,10 @@ class ReceivingHalf(SendingHalf[T]):
         signal = inbox.signal = inbox.spare or self._new_signal()
         self._at_hand = ALONE
         try:
-            await signal
+            if rest:
+                await REST
+            else:
+                await signal
         except BaseException:
             inbox.signal = None
             inbox.wake()
@@ -212,7 +217,7 @@ class ReceivingHalf(SendingHalf[T]):
 
     def _untaken(self, error: TapsError) -> TapsError:
         """A Receive that ends without taking anything: its outcome, and the next one's turn."""
-        self._credit -= PER_OPERATION
+        self._charge(0)
         self._receive_ended(error)
         self._inbox.taken()
         return error

@@ -106,6 +106,7 @@ class SendingHalf(ConnectionBase[T]):
         """
         if (
             self._fast
+            and self._credit >= 0
             and context is None
             and not message_properties
             and end_of_message
@@ -115,14 +116,19 @@ class SendingHalf(ConnectionBase[T]):
                 if self._through:
                     self._through_down(data)
                     self._through = False
+                    gathered = False
                 else:
                     self._down(data, None, True)
-                    if self._turn is None and not self._batch:
-                        self._turn = self._loop.call_soon(self._end_turn)
+                    gathered = True
             except SendError as error:
                 return self._failed(error)
-            self._credit -= len(data) + PER_OPERATION
-            return DONE if self._credit > 0 else self._exhausted()
+            size = len(data)
+            self._credit -= size if size > PER_OPERATION else PER_OPERATION
+            if self._credit < 0:
+                return self._exhausted()
+            if gathered and self._turn is None and not self._batch:
+                self._turn = self._loop.call_soon(self._end_turn)
+            return DONE
         return self._send(data, context, end_of_message, message_properties)
 
     def send_nowait(
@@ -269,9 +275,10 @@ class SendingHalf(ConnectionBase[T]):
         if self._can_hand_down():
             self._drain()
         if not entry.done:
+            if self._credit < 0:
+                self._need_turn()
             return SendOutcome(outbox, entry)
-        self._credit -= entry.size + PER_OPERATION
-        exhausted = self._credit <= 0
+        exhausted = self._charge(entry.size)
         if entry.error is None:
             return self._exhausted() if exhausted else DONE
         if exhausted:
@@ -351,13 +358,12 @@ class SendingHalf(ConnectionBase[T]):
         if final:
             self._final = True
             self._fast = False
-        self._credit -= entry.size + PER_OPERATION
-        exhausted = self._credit <= 0
+        exhausted = self._charge(entry.size)
         if self._through and not exhausted:
             self._through = False
             self._flush_down()
-        elif self._turn is None and not self._batch and not exhausted:
-            self._turn = self._loop.call_soon(self._end_turn)
+        elif not self._batch and not exhausted:
+            self._need_turn()
         if later and entry.record is not None:
             outbox = self._make_outbox()
             outbox.expect(entry)
@@ -377,8 +383,7 @@ class SendingHalf(ConnectionBase[T]):
         entry.error = error
         self.sent(entry, error)
         # One that fails again and again is no excuse for keeping the loop.
-        self._credit -= PER_OPERATION
-        exhausted = self._credit <= 0
+        exhausted = self._charge(0)
         if exhausted:
             self._rest()
         return SendOutcome(self._make_outbox(), entry, rest=exhausted)
@@ -392,7 +397,7 @@ class SendingHalf(ConnectionBase[T]):
         return (
             self._flow is not None
             and self._accepting
-            and self._credit > 0
+            and self._credit >= 0
             and self._state in (ConnectionState.ESTABLISHED, ConnectionState.CLOSING)
         )
 
@@ -402,7 +407,6 @@ class SendingHalf(ConnectionBase[T]):
         self._fast = (
             self._state is ConnectionState.ESTABLISHED
             and self._accepting
-            and self._credit > 0
             and not self._final
             and not self._outbox
             and not self._objects
@@ -417,14 +421,25 @@ class SendingHalf(ConnectionBase[T]):
             and not self._receives_only
         )
 
+    def _charge(self, size: int) -> bool:
+        """Count an operation; whether it was enough for this turn."""
+        self._credit -= max(size, PER_OPERATION)
+        return self._credit < 0
+
     def _exhausted(self) -> YieldOnce:
-        """Enough for this turn: let everything leave and the loop run."""
-        self._rest()
-        return YieldOnce()
+        """Enough for this turn: let everything leave and, as soon as it is awaited, the loop run.
+
+        Whoever does not await it finds no credit with the next Send, which then waits.
+        """
+        self._flush()
+        return YieldOnce(self._fresh_turn)
 
     def _rest(self) -> None:
-        self._fast = False
         self._flush()
+        self._need_turn()
+
+    def _need_turn(self) -> None:
+        """Have the loop run, then go on with what waits."""
         if self._turn is None and self._state is not ConnectionState.CLOSED:
             self._turn = self._loop.call_soon(self._end_turn)
 

@@ -7,9 +7,8 @@ import pytest
 
 from taps_core.model.errors import ConnectionError, Reason, ReceiveError, SendError
 from taps_core.model.events import SoftError
-from taps_core.model.framer import HEADER_ROOM, Codec, deframing_failed, too_large
+from taps_core.model.framer import HEADER_ROOM, LONG_READ, Codec, deframing_failed, too_large
 from taps_core.model.messages import MessageContext, SendRecord
-from taps_core.runtime.codec_flow import SLICE
 from taps_core.runtime.framing import CodecFlow
 from taps_core.testing import CheckedFlow, Recorder
 from taps_core.testing.scripted import ScriptedFlow
@@ -450,14 +449,14 @@ def many() -> tuple[Rig, Pausing, bytes]:
     rig.above = pausing = Pausing()
     pausing.flow = rig.flow
     rig.flow.start(pausing)
-    read = b"0." * (4 * SLICE)
+    read = b"0." * (4 * LONG_READ)
     return rig, pausing, read
 
 
 def test_a_read_of_many_small_messages_is_decoded_as_far_as_the_layer_above_takes_it() -> None:
     rig, above, read = many()
     rig.below.feed(read)
-    assert len(above.parts) == SLICE // 2
+    assert len(above.parts) == LONG_READ // 2
     assert rig.below.names[-1] == "pause"
 
 
@@ -473,7 +472,7 @@ def test_what_was_read_comes_up_after_resume_in_later_turns() -> None:
             await asyncio.sleep(0)
             assert len(above.parts) > before
             rounds += 1
-        assert rounds == len(read) // SLICE
+        assert rounds == len(read) // LONG_READ
         assert set(above.parts) == {(b"", None, True)}
 
     asyncio.run(main())
@@ -483,7 +482,7 @@ def test_the_flow_below_goes_on_only_when_everything_that_was_read_is_decoded() 
     async def main() -> None:
         rig, _, read = many()
         rig.below.feed(read)
-        for _ in range(len(read) // SLICE - 1):
+        for _ in range(len(read) // LONG_READ - 1):
             rig.flow.resume()
             await asyncio.sleep(0)
             assert "resume" not in rig.below.names
@@ -545,19 +544,37 @@ def test_a_failure_above_while_the_backlog_is_decoded_ends_the_flow() -> None:
     asyncio.run(main())
 
 
-def test_a_long_message_is_decoded_with_all_that_it_lacks_at_once() -> None:
-    class Long(Digits):
-        max_length = 1 << 20
+class Lines(Codec):
+    """Keeps a line until it is whole: nothing is consumed before."""
 
-        @property
-        def missing(self) -> int:
-            return self.left
+    max_length = 1 << 20
 
-        def decode(self, data: bytes, parts: list[Any], /) -> int:
-            self.left = (self.left or (1 << 20)) - len(data)
-            parts.append((data, None, not self.left))
-            return len(data)
+    def __init__(self) -> None:
+        self.seen = 0
 
-    rig = Rig(Long())
-    rig.below.feed(bytes(1 << 20))
-    assert [len(data) for data, _, _ in rig.above.parts] == [SLICE, (1 << 20) - SLICE]
+    def encode(self, data: Any, record: SendRecord | None, /) -> bytes:
+        return bytes(data) + b"."
+
+    def decode(self, data: bytes, parts: list[Any], /) -> int:
+        self.seen += len(data)
+        *lines, rest = data.split(b".")
+        parts += [(line, None, True) for line in lines]
+        return len(data) - len(rest)
+
+
+def test_a_long_message_is_looked_at_in_growing_slices() -> None:
+    codec = Lines()
+    rig = Rig(codec)
+    line = bytes(8 * LONG_READ)
+    rig.below.feed(line + b"." + line + b".")
+    assert rig.above.parts == [(line, None, True)] * 2
+    assert codec.seen < 8 * len(line)
+
+
+def test_a_long_read_may_end_inside_a_message() -> None:
+    rig = Rig(Lines())
+    line = bytes(3 * LONG_READ)
+    rig.below.feed(line + b"." + line)
+    assert rig.above.parts == [(line, None, True)]
+    rig.below.feed(b".")
+    assert rig.above.parts == [(line, None, True)] * 2

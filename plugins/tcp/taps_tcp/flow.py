@@ -38,7 +38,7 @@ from taps_tcp.options import DISABLED_EXPLICITLY, SETTERS, read, uses_nagle
 from taps_tcp.reads import begin_reading
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from taps_core.plugin import Data, LocalEndpoint, Receiver, RemoteEndpoint, SendRecord
 
@@ -55,6 +55,10 @@ HIGH_WATER: Final = 256 * 1024
 FIRST_POLL: Final = 0.001
 LAST_POLL: Final = 0.25
 _NOTHING: Final[list[bytes]] = []
+#: So many buffers at the most are written without joining them, if they are as large
+#: as that on average: below, a copy is cheaper than a longer list for the kernel.
+_FEW: Final = 16
+_LARGE: Final = 4096
 #: SO_LINGER on, for 0 seconds: close(2) sends RST.
 _RESET: Final = struct.pack("ii", 1, 0)
 #: At most this many reads of this size after a connection broke.
@@ -79,6 +83,7 @@ class TCPFlow(Flow, asyncio.Protocol):
         "_loop",
         "_lost",
         "_out",
+        "_own_writes",
         "_paused",
         "_peer",
         "_peer_finished",
@@ -181,8 +186,11 @@ class TCPFlow(Flow, asyncio.Protocol):
 
     def write_through(self, data: Data, /) -> None:
         """Write at once what need not wait for anything gathered."""
-        if type(data) is bytes and self._out == _NOTHING:
-            self._write(data)
+        if self._out == _NOTHING:
+            if isinstance(data, bytes):
+                self._write(data)
+            else:
+                self._write_many(data)
         else:
             super().write_through(data)
 
@@ -190,10 +198,39 @@ class TCPFlow(Flow, asyncio.Protocol):
         """Write everything gathered with one call."""
         out = self._out
         if out:
-            # Joined: writelines is no faster for few large buffers and slower for
-            # many small ones, and in asyncio of 3.12.0 to 3.12.8 it never pauses.
-            self._write(out[0] if len(out) == 1 else b"".join(out))
+            if len(out) == 1:
+                self._write(out[0])
+            elif len(out) > _FEW:
+                self._write(b"".join(out))
+            else:
+                self._write_many(out)
             out.clear()
+
+    def _write_many(self, buffers: Sequence[bytes]) -> None:
+        """Write what follows each other; joined where it is small."""
+        if sum(map(len, buffers)) < _LARGE * len(buffers):
+            self._write(b"".join(buffers))
+        elif not self._own_writes:
+            self._transport.writelines(buffers)
+        else:
+            self._write_past(buffers)
+
+    def _write_past(self, buffers: Sequence[bytes]) -> None:
+        """Asyncio's transports join before they write, or never pause (3.12.0 to 3.12.8).
+
+        What the socket does not take at once goes the ordinary way, and so does
+        everything while there is something that it did not take.
+        """
+        sent = 0
+        if not self._transport.get_write_buffer_size() and not self._transport.is_closing():
+            with contextlib.suppress(OSError):  # the transport meets it again, and reports it
+                sent = self._sock.sendmsg(buffers)
+        for buffer in buffers:
+            if sent < len(buffer):
+                self._write(buffer[sent:] if sent else buffer)
+                sent = 0
+            else:
+                sent -= len(buffer)
 
     def pause(self) -> None:
         """Stop reading: the peer's window fills and it has to wait."""
@@ -354,6 +391,8 @@ class TCPFlow(Flow, asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         self._write = self._transport.write
         self._transport.set_write_buffer_limits(high=HIGH_WATER)
+        # uvloop's gather by themselves.
+        self._own_writes = isinstance(self._loop, asyncio.SelectorEventLoop)
         begin_reading(self._loop, self._transport, self)
         if uses_nagle(self._properties):
             # Both loops have just switched Nagle's algorithm off.

@@ -76,7 +76,7 @@ class SmallReads(_Reads, asyncio.BufferedProtocol):
 
     __slots__ = ()
 
-    def get_buffer(self, sizehint: int) -> memoryview:  # type: ignore[override]  # a writable buffer
+    def get_buffer(self, sizehint: int) -> memoryview:
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:

@@ -1,0 +1,34 @@
+"""One candidate on one loop, in a process of its own; does what it is told by lines.
+
+``python -m benchmarks.worker CANDIDATE LOOP PORT`` reads ``ROW COUNT`` and answers
+with the seconds it took.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+
+from benchmarks.candidates import CANDIDATES
+from benchmarks.harness import LOOPS
+from benchmarks.work import ROWS
+
+
+def main() -> None:
+    name, loop, port = sys.argv[1:]
+    kind = CANDIDATES[name]
+    with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+        for line in sys.stdin:
+            row, count = line.split()
+            gc.collect()  # the garbage of the run before is out of the way
+            work = ROWS[row].work(kind, int(port), int(count), ROWS[row].size)
+            print(runner.run(_given(work)), flush=True)
+
+
+async def _given(work: object) -> object:
+    return await work  # type: ignore[misc]  # a row's work
+
+
+if __name__ == "__main__":
+    main()
