@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from taps_core.model.errors import EndOfData, Reason, ReceiveError
-from taps_core.model.messages import Message, MessageContext, Taken
+from taps_core.model.messages import Message, MessageContext
 from taps_core.runtime.awaitables import CREDIT, PER_OPERATION, afresh
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ HIGH_MESSAGES = 8192
 MAX_ASSEMBLY = 64 * 1024 * 1024
 #: What an object that a framer made counts for, as its size is not known.
 OBJECT_SIZE = 128
+#: So many Messages of one read are worth counting together.
+MANY: Final = 16
 #: Small chunks of a Message are merged up to this size.
 MERGED = 32 * 1024
 
@@ -144,9 +146,11 @@ class Mark:
         self.size = size
 
 
-#: What is in the queue: Messages (and parts that assembly had to let go), a
-#: Message that was taken in part, and what only stands for something.
-_Item: TypeAlias = "Message[Any] | _Incoming | _Lost | Mark"
+#: What is in the queue: the bytes of Messages of which there is no more to say, other
+#: Messages (and parts that assembly had to let go), a Message that was taken in part,
+#: and what only stands for something. Bytes, since they come by the thousand: whoever
+#: receives makes the Message, and what waits is nothing for the garbage collector.
+_Item: TypeAlias = "bytes | Message[Any] | _Incoming | _Lost | Mark"
 
 
 #: What a receiver waits for: a whole Message, so many bytes, or a condition.
@@ -252,11 +256,8 @@ class Inbox:
             if end and self._current is None:
                 # One Message, and somebody waits for it: a request, or its answer. It
                 # is as good as taken, and counts for nothing.
-                message: Message[Any] = Taken()
-                message.data = data
-                message._context = context
-                message._origin = self._host
-                queue.append(message)
+                plain = context is None and type(data) is bytes
+                queue.append(data if plain else Message(data, context, True, self._host))
                 signal.fire()
                 return
         if self.stopped:
@@ -285,8 +286,10 @@ class Inbox:
 
     def _enqueue_whole(self, parts: Sequence[PartTuple]) -> int:
         """Queue whole Messages as far as there are; how many parts that was."""
-        queue = self.queue
         host = self._host
+        if len(parts) >= MANY and not host._objects and (count := self._enqueue_many(parts)):
+            return count
+        queue = self.queue
         cost = self._cost
         segment = before = self._segment
         count = 0
@@ -303,14 +306,37 @@ class Inbox:
                 cost = own
                 segment = before = 0
             segment += length
-            message: Message[Any] = Taken()
-            message.data = data
-            message._context = context
-            message._origin = host
-            queue.append(message)
+            plain = context is None and type(data) is bytes
+            queue.append(data if plain else Message(data, context, True, host))
         self.size += segment - before
         self._cost = cost
         self._segment = segment
+        return count
+
+    def _enqueue_many(self, parts: Sequence[PartTuple]) -> int:
+        """The same for many small ones without metadata, counted together; 0: they are not."""
+        datas, contexts, ends = zip(*parts, strict=True)
+        # The last one is often cut off by the end of the read.
+        count = len(parts) if ends[-1] else len(parts) - 1
+        if contexts.count(None) < len(parts) or not all(ends[:count]):
+            return 0
+        sizes = list(map(len, datas))
+        if max(sizes) > PER_OPERATION:
+            return 0
+        queue = self.queue
+        position = 0
+        while position < count:
+            room = (CREDIT - self._cost) // PER_OPERATION
+            end = min(position + room, count)
+            queue.extend(datas[position:end])
+            segment = sum(sizes[position:end])
+            self.size += segment
+            self._segment += segment
+            self._cost += (end - position) * PER_OPERATION
+            position = end
+            if position < count:
+                queue.append(Mark(self._segment))
+                self._cost = self._segment = 0
         return count
 
     def _enqueue_part(self, incoming: _Incoming) -> None:
@@ -319,9 +345,9 @@ class Inbox:
         incoming.delivered = True
         self.size -= incoming.size
         self._enqueue_whole(((incoming.take(), incoming.context, True),))
-        last = self.queue.pop()
-        assert isinstance(last, Message)
-        self.queue.append(Message(last.data, last._context, False, self._host))
+        last = self.queue[-1]
+        assert isinstance(last, Message)  # as it has a context
+        last.end_of_message = False
 
     def _append(self, parts: Sequence[PartTuple]) -> None:
         """Without boundaries: all bytes are one Message."""
@@ -560,7 +586,7 @@ class Inbox:
         return bool(queue) and type(queue[0]) is Mark
 
     @property
-    def _first(self) -> Message[Any] | _Incoming | _Lost | None:
+    def _first(self) -> bytes | Message[Any] | _Incoming | _Lost | None:
         """What is delivered next, if it is in the queue."""
         queue = self.queue
         if not queue:
@@ -582,7 +608,7 @@ class Inbox:
         first = self._first
         if first is None:
             return self._current
-        if type(first) is _Incoming:
+        if isinstance(first, bytes | _Incoming):
             return first
         data = None if type(first) is _Lost else first.data  # type: ignore[union-attr]
         return data if type(data) is bytes else None
@@ -651,6 +677,8 @@ class Inbox:
         queue = self.queue
         first = queue.popleft()
         host = self._host
+        if isinstance(first, bytes):
+            first = Message(first, None, True, host)
         if isinstance(first, Message):
             data = first.data
             if type(data) is not bytes or maximum is None or len(data) <= maximum:

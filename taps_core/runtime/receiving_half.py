@@ -60,21 +60,28 @@ class ReceivingHalf(SendingHalf[T]):
         if min_incomplete_length is not None or max_length is not None:
             return await self._receive_part(min_incomplete_length, max_length)
         at_hand = self._at_hand
-        inbox = self._inbox
         message: Message[T]
-        rest = False
         if at_hand:
             item = at_hand.popleft()
-            if type(item) is Taken:
-                message = item
+            if type(item) is bytes:
+                message = Taken()
+                message.data = item  # type: ignore[assignment]  # no framer, or one of bytes
+                message._context = None
+                message._origin = self
                 return message
+            if type(item) is Message:
+                return item
+            inbox = self._inbox
             if type(item) is not Mark or inbox.paused:
                 at_hand.appendleft(item)
                 return await self._receive_part(None, None)
             inbox.size -= item.size
             rest = True
-        elif at_hand is not inbox.queue or not inbox.flowing:
-            return await self._receive_part(None, None)
+        else:
+            inbox = self._inbox
+            if at_hand is not inbox.queue or not inbox.flowing:
+                return await self._receive_part(None, None)
+            rest = False
         # The only receiver there is has a signal, and no line to stand in.
         if self._batch:
             self._flush()
@@ -95,10 +102,14 @@ class ReceivingHalf(SendingHalf[T]):
         self._through = not self._batch
         if at_hand and self._at_hand is ALONE:
             self._at_hand = at_hand
-            message = at_hand.popleft()
-            if type(message) is Taken:
+            item = at_hand.popleft()
+            if type(item) is bytes:
+                message = Taken()
+                message.data = item  # type: ignore[assignment]  # as above
+                message._context = None
+                message._origin = self
                 return message
-            at_hand.appendleft(message)
+            at_hand.appendleft(item)
         return await self._receive_part(None, None, first=True)
 
     def _nobody_waits(self) -> None:
@@ -230,10 +241,14 @@ class ReceivingHalf(SendingHalf[T]):
         at_hand = self._at_hand
         if at_hand:
             # As receive() does first of all.
-            message: Message[T] = at_hand.popleft()
-            if type(message) is Taken:
+            item = at_hand.popleft()
+            if type(item) is bytes:
+                message: Message[T] = Taken()
+                message.data = item  # type: ignore[assignment]  # as there
+                message._context = None
+                message._origin = self
                 return message
-            at_hand.appendleft(message)
+            at_hand.appendleft(item)
         try:
             return await self.receive()
         except EndOfData:
