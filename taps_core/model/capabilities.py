@@ -23,6 +23,8 @@ __all__ = ["Capabilities", "DataUnit", "LayerCapabilities", "Protection", "Suppo
 class Support(Enum):
     """How far a stack has a property."""
 
+    __hash__ = object.__hash__  # Enum's is a Python function, and these are keys
+
     ALWAYS = "always"
     OPTIONAL = "optional"
     NEVER = "never"

@@ -78,7 +78,11 @@ class EarlyData:
         self.taken = False
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+# Requests are made for every Connection, and their classes with every import: they have
+# no more than they need. Nobody changes what it was handed: dataclasses.replace() it is.
+
+
+@dataclasses.dataclass(kw_only=True, slots=True, eq=False, repr=False)
 class ConnectRequest:
     """What a layer is to reach."""
 
@@ -99,7 +103,7 @@ class ConnectRequest:
     early: EarlyData | None = None
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+@dataclasses.dataclass(kw_only=True, slots=True, eq=False, repr=False)
 class AcceptRequest:
     """What a layer is to make of an inbound flow."""
 
@@ -126,7 +130,7 @@ class Door(ABC):
         """
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+@dataclasses.dataclass(kw_only=True, slots=True, eq=False, repr=False)
 class ListenRequest:
     """Where and how to listen."""
 

@@ -32,6 +32,8 @@ Role: TypeAlias = Literal["initiate", "listen", "rendezvous", "clone"]
 class Preference(Enum):
     """How much a selection property is wanted (RFC 9622, table 1)."""
 
+    __hash__ = object.__hash__  # Enum's is a Python function, and these are keys
+
     REQUIRE = 2
     PREFER = 1
     NO_PREFERENCE = 0

@@ -37,6 +37,8 @@ __all__ = [
 class SecurityMode(Enum):
     """What is wanted at all."""
 
+    __hash__ = object.__hash__  # Enum's is a Python function, and these are keys
+
     REQUIRED = "required"
     """Encrypted and authenticated, or no Connection."""
     OPPORTUNISTIC = "opportunistic"

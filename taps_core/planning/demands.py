@@ -88,14 +88,21 @@ class Demands:
         self._remote = () if role == "listen" else remote
         self._policy = policy
         self._evidence = evidence | {protocol for _, protocol in self._remote if protocol}
-        self._by_preference: dict[Preference, list[str]] = {each: [] for each in Preference}
+        by_preference: dict[Preference, list[str]] = {each: [] for each in Preference}
         for name in _MATCHED:
             # RFC 9622, section 6.2.18: ignored for Rendezvous.
             if name != "activeReadBeforeSend" or role != "rendezvous":
-                self._by_preference[values[name]].append(name)
+                by_preference[values[name]].append(name)
         if values["multipath"] is not Multipath.DISABLED:
             # Counts as a preference for what is capable of it (section 6.2.14).
-            self._by_preference[Preference.PREFER].append("multipath")
+            by_preference[Preference.PREFER].append("multipath")
+        self._required = by_preference[Preference.REQUIRE]
+        self._prohibited = by_preference[Preference.PROHIBIT]
+        self._preferred: dict[By, list[str]] = {By.APPLICATION: [], By.DEFAULT: []}
+        for name in by_preference[Preference.PREFER]:
+            self._preferred[self._by(name)].append(name)
+        # What defaults avoid counts for nothing.
+        self._avoided = [name for name in by_preference[Preference.AVOID] if name in self._explicit]
         _check_properties(values)
 
     def _by(self, name: str) -> By:
@@ -118,7 +125,7 @@ class Demands:
             *_unavailable(stack, plugins),
             *self._unmet(stack),
             *self._insecure(stack, plugins, layered),
-            *self._prohibited(stack),
+            *self._forbidden(stack),
         )
 
     def _unreached(self, stack: Stack) -> Iterator[Why]:
@@ -137,14 +144,14 @@ class Demands:
             yield Why(sentence, By.APPLICATION)
 
     def _unmet(self, stack: Stack) -> Iterator[Why]:
-        for name in self._by_preference[Preference.REQUIRE]:
+        for name in self._required:
             if stack.support(name) is Support.NEVER:
                 by = self._by(name)
                 sentence = f"{name} is required by {by.value}, and {stack.gave(name)} lacks it"
                 if name == "preserveMsgBoundaries":
                     sentence += "; a framer would find boundaries"
                 yield Why(sentence, by, name)
-        for name in self._by_preference[Preference.PROHIBIT]:
+        for name in self._prohibited:
             if stack.bare.support.get(name) is Support.ALWAYS:
                 by = self._by(name)
                 sentence = (
@@ -216,7 +223,7 @@ class Demands:
                     by,
                 )
 
-    def _prohibited(self, stack: Stack) -> Iterator[Why]:
+    def _forbidden(self, stack: Stack) -> Iterator[Why]:
         for name in _names(stack):
             if name in self._policy.prohibited:
                 yield Why(f"system policy prohibits {name}", By.POLICY)
@@ -245,11 +252,11 @@ class Demands:
         reasons.append(self._security_reason(stack, protocols))
         key = (
             protection is None and self._security.mode is SecurityMode.OPPORTUNISTIC,
-            -self._preferred(stack, By.APPLICATION, reasons),
-            self._avoided(stack, reasons),
+            -self._prefers_met(stack, By.APPLICATION, reasons),
+            self._avoids_unmet(stack, reasons),
             self._policy_place(stack, reasons),
             self._deployability(stack, reasons),
-            -self._preferred(stack, By.DEFAULT, reasons),
+            -self._prefers_met(stack, By.DEFAULT, reasons),
             stack.name,
         )
         return Ranked(
@@ -271,12 +278,10 @@ class Demands:
             sentence += ", without authentication"
         return Why(sentence, By.DEFAULT if mode is SecurityMode.REQUIRED else By.APPLICATION)
 
-    def _preferred(self, stack: Stack, by: By, reasons: list[Why]) -> int:
+    def _prefers_met(self, stack: Stack, by: By, reasons: list[Why]) -> int:
         """How many Prefers of the application, or of the RFC's defaults, are met."""
         met = 0
-        for name in self._by_preference[Preference.PREFER]:
-            if self._by(name) is not by:
-                continue
+        for name in self._preferred[by]:
             if stack.support(name) is not Support.NEVER:
                 met += 1
                 sentence = f"{stack.gave(name)} has {name}, which {by.value} prefers"
@@ -286,12 +291,12 @@ class Demands:
                 reasons.append(Why(sentence, by, name))
         return met
 
-    def _avoided(self, stack: Stack, reasons: list[Why]) -> tuple[int, int]:
+    def _avoids_unmet(self, stack: Stack, reasons: list[Why]) -> tuple[int, int]:
         """How many of the application's Avoids are ALWAYS there, and how many OPTIONALly."""
+        if not self._avoided:
+            return 0, 0
         counts = {Support.ALWAYS: 0, Support.OPTIONAL: 0, Support.NEVER: 0}
-        for name in self._by_preference[Preference.AVOID]:
-            if self._by(name) is not By.APPLICATION:
-                continue
+        for name in self._avoided:
             # Matched like Prohibit: without what framers add.
             support = stack.bare.support.get(name, Support.NEVER)
             counts[support] += 1

@@ -19,6 +19,8 @@ __all__ = ["By", "Policy", "Ranked", "Rejected", "Selection", "Why"]
 class By(Enum):
     """Whose demand it was."""
 
+    __hash__ = object.__hash__  # Enum's is a Python function, and these are keys
+
     APPLICATION = "the application"
     DEFAULT = "the RFC's default"
     POLICY = "system policy"

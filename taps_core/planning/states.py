@@ -55,6 +55,8 @@ class ConnectionEvent(Enum):
     The names are the RFC's events; CLOSE alone is an Action.
     """
 
+    __hash__ = object.__hash__  # Enum's is a Python function, and these are keys
+
     READY = "Ready"
     """Also ConnectionReceived and RendezvousDone, for the Connection that they carry."""
     ESTABLISHMENT_ERROR = "EstablishmentError"

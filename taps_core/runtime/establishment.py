@@ -10,7 +10,6 @@ from taps_core.model.endpoints import Endpoint
 from taps_core.model.errors import EstablishmentError, EstablishmentTimeout, Reason, TapsError
 from taps_core.model.layers import AcceptRequest, ConnectRequest, EarlyData, SecurityLayer
 from taps_core.planning.candidates import Leaf, build_leaves
-from taps_core.planning.race import RacePlanner
 from taps_core.runtime.framing import FramerConnector, accept_framed, wrap
 from taps_core.runtime.race import only, race
 
@@ -144,6 +143,9 @@ async def _race(
         leaf = leaves[0]
         flow = await only(leaf, attempt, attempts, began)
     else:
+        # Whoever has one address to go to needs no planner.
+        from taps_core.planning.race import RacePlanner
+
         planner = RacePlanner(leaves, began=began)
         planner.attempts = attempts
         leaf, flow = await race(planner, attempt)

@@ -18,15 +18,15 @@ from taps_core.model.errors import EstablishmentError, PluginError, Reason, Send
 from taps_core.model.framer import Codec, Framer
 from taps_core.model.layers import EarlyData, FramerDefinition, SecurityLayer
 from taps_core.runtime.codec_flow import CodecFlow
-from taps_core.runtime.framer_flow import FramerFlow
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from taps_core.model.flow import Flow
     from taps_core.model.layers import AcceptRequest, Connector, ConnectRequest
+    from taps_core.runtime.framer_flow import FramerFlow
 
-__all__ = ["CodecFlow", "FramerConnector", "FramerFlow", "accept_framed", "wrap"]
+__all__ = ["CodecFlow", "FramerConnector", "accept_framed", "wrap"]
 
 
 class FramerConnector:
@@ -198,6 +198,9 @@ def _create(definition: FramerDefinition | type[Framer]) -> Codec | Framer:
 def _framer_flow(
     definition: FramerDefinition | type[Framer], framer: Framer, lower: Flow, datagrams: bool
 ) -> FramerFlow:
+    # Codecs are the usual thing, and do without it.
+    from taps_core.runtime.framer_flow import FramerFlow
+
     return FramerFlow(lower, framer, datagrams=datagrams, boundaries=definition.boundaries)
 
 

@@ -123,9 +123,12 @@ HOOKS: Final[Mapping[str, PluginKind]] = {
 _NAME: Final = re.compile(r"[a-z_][a-z0-9_.-]{0,39}")
 
 
-def kind_of(declaration: Declaration) -> PluginKind:
-    """Which kind of declaration it is."""
-    return next(kind for kind, wanted in _CLASSES.items() if isinstance(declaration, wanted))
+def kind_of(declaration: object) -> PluginKind | None:
+    """Which kind of declaration it is; ``None``: none of them."""
+    for kind, wanted in _CLASSES.items():
+        if isinstance(declaration, wanted):
+            return kind
+    return None
 
 
 def load(found: Found) -> list[Row]:
@@ -155,9 +158,9 @@ def rows_of(plugin: object, source: Source) -> list[Row]:
         return [_failed(source, f"cannot be used: {_told(error)}", _remedy(source, error))]
 
 
-def row_of(declaration: Declaration, source: Source) -> Row:
-    """The row of a bare declaration."""
-    return _judged(declaration, kind_of(declaration), source, ())
+def row_of(declaration: object, kind: PluginKind, source: Source) -> Row:
+    """The row of a bare declaration, which is of that kind."""
+    return _judged(declaration, kind, source, ())
 
 
 def _rows_of(plugin: object, source: Source) -> list[Row]:
@@ -252,7 +255,7 @@ def _judged(declaration: Any, kind: PluginKind, source: Source, hooks: tuple[str
         declared = getattr(declaration, "name", None)
         if isinstance(declared, str):
             name = declared
-        _check(declaration)
+        _check(declaration, kind)
     except (Exception, SystemExit) as error:  # noqa: BLE001  # plugin boundary: attributes may be properties that raise
         reason = str(error) if isinstance(error, TypeError | ValueError) else _told(error)
         return Row(
@@ -267,16 +270,16 @@ def _judged(declaration: Any, kind: PluginKind, source: Source, hooks: tuple[str
     return Row(name=name, kind=kind, source=source, hooks=hooks, declaration=declaration)
 
 
-def _check(declaration: Declaration) -> None:
+def _check(declaration: Any, kind: PluginKind) -> None:
     """Raise TypeError or ValueError for what would fail later, far from its cause."""
     name: Any = getattr(declaration, "name", None)
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ValueError(
             f"{name!r} is no name: lower-case letters, digits, '-', '_' and '.', at most 40"
         )
-    if isinstance(declaration, FramerDefinition):
+    if kind is PluginKind.FRAMER:
         return
-    table: type = Capabilities if isinstance(declaration, Transport) else LayerCapabilities
+    table: type = Capabilities if kind is PluginKind.TRANSPORT else LayerCapabilities
     if not isinstance(getattr(declaration, "capabilities", None), table):
         raise TypeError(f"capabilities of {name} must be a {table.__name__}")
     for definition in declaration.properties:
@@ -287,7 +290,7 @@ def _check(declaration: Declaration) -> None:
                 f"the property {definition.name!r} of {name} needs a namespace, as in "
                 f"{name}.{definition.name} (RFC 9622, section 4.1)"
             )
-    if isinstance(declaration, Transport):
+    if kind is PluginKind.TRANSPORT:
         serves: Any = declaration.serves
         if isinstance(serves, str) or not serves or not all(isinstance(s, str) for s in serves):
             raise TypeError(f"serves of {name} must be a non-empty set of names, as in {{'ip'}}")

@@ -70,6 +70,8 @@ class _Contents(NamedTuple):
     framers: Mapping[str, FramerDefinition]
     properties: Mapping[str, Property]
     rows: tuple[Row, ...]
+    own: frozenset[int]
+    """The identities of all declarations."""
 
 
 class Registry:
@@ -83,7 +85,8 @@ class Registry:
     def __init__(self, gather: Callable[[], list[Row]]) -> None:
         self._gather = gather
         self._contents: _Contents | None = None
-        self._availability: dict[tuple[PluginKind, str], Availability] = {}
+        #: By the identity of a declaration that is kept as long as the registry is.
+        self._availability: dict[int, Availability] = {}
         # Reentrant, so that a plugin that asks while it is imported gets an
         # error instead of a deadlock.
         self._lock = threading.RLock()
@@ -140,10 +143,11 @@ class Registry:
             for plugin in plugins:
                 name = getattr(plugin, "name", None) or getattr(plugin, "__name__", None)
                 source = Source(plugin=str(name or type(plugin).__name__))
-                if isinstance(plugin, Transport | SecurityLayer | FramerDefinition):
-                    rows.append(row_of(plugin, source))
-                else:
+                kind = kind_of(plugin)
+                if kind is None:
                     rows += rows_of(plugin, source)
+                else:
+                    rows.append(row_of(plugin, kind, source))
             return rows
 
         return cls(gather)
@@ -218,20 +222,13 @@ class Registry:
         A declaration that raises, or answers something else, is unavailable
         for that reason.
         """
-        kind = kind_of(declaration)
-        contents = self._loaded()
-        own: Mapping[PluginKind, Mapping[str, Declaration]] = {
-            PluginKind.TRANSPORT: contents.transports,
-            PluginKind.SECURITY: contents.security_layers,
-            PluginKind.FRAMER: contents.framers,
-        }
-        if own[kind].get(declaration.name) is not declaration:
-            # A framer that the application made; its name may be anybody's.
-            return _ask(declaration)
-        key = (kind, declaration.name)
-        answer = self._availability.get(key)
-        if answer is None:
-            answer = self._availability[key] = _ask(declaration)
+        answer = self._availability.get(id(declaration))
+        if answer is not None:
+            return answer
+        answer = _ask(declaration)
+        # Not that of a framer which the application made: it may be gone tomorrow.
+        if id(declaration) in self._loaded().own:
+            self._availability[id(declaration)] = answer
         return answer
 
     def capabilities(
@@ -274,19 +271,24 @@ class Registry:
                 logger.warning(
                     "%s %r of %s is not used: %s", row.kind, row.name, row.source, row.reason
                 )
-        used = [row.declaration for row in rows if row.declaration is not None]
+        used: dict[PluginKind, list[Any]] = {kind: [] for kind in PluginKind}
+        for row in rows:
+            if row.declaration is not None:
+                used[row.kind].append(row.declaration)
+        everything = [each for declarations in used.values() for each in declarations]
         return _Contents(
-            transports=_by_name(each for each in used if isinstance(each, Transport)),
-            security_layers=_by_name(each for each in used if isinstance(each, SecurityLayer)),
-            framers=_by_name(each for each in used if isinstance(each, FramerDefinition)),
+            transports=_by_name(used[PluginKind.TRANSPORT]),
+            security_layers=_by_name(used[PluginKind.SECURITY]),
+            framers=_by_name(used[PluginKind.FRAMER]),
             properties=MappingProxyType(
                 {
                     definition.name: definition
-                    for declaration in used
+                    for declaration in everything
                     for definition in properties_of(declaration)
                 }
             ),
             rows=tuple(sorted(rows, key=_row_order)),
+            own=frozenset(map(id, everything)),
         )
 
     def _with_availability(self, row: Row, declaration: Declaration) -> Row:

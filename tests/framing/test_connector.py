@@ -18,10 +18,10 @@ from taps_core.model.layers import (
     SecurityLayer,
 )
 from taps_core.model.messages import SendRecord
+from taps_core.runtime.framer_flow import FramerFlow
 from taps_core.runtime.framing import (
     CodecFlow,
     FramerConnector,
-    FramerFlow,
     accept_framed,
     wrap,
 )

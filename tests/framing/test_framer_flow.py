@@ -20,7 +20,8 @@ from taps_core.model.errors import (
 from taps_core.model.events import SoftError
 from taps_core.model.framer import HEADER_ROOM, Framer
 from taps_core.model.messages import MessageContext, SendRecord
-from taps_core.runtime.framing import CodecFlow, FramerFlow
+from taps_core.runtime.framer_flow import FramerFlow
+from taps_core.runtime.framing import CodecFlow
 from taps_core.testing import CheckedFlow, Recorder
 from taps_core.testing.scripted import ScriptedFlow
 from taps_framers import LengthPrefix
