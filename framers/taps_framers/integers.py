@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from struct import Struct
 from typing import Final, Literal, TypeAlias
 
 from taps_core.plugin import PropertyError
@@ -11,7 +13,7 @@ __all__ = [
     "ByteOrder",
     "check_byteorder",
     "check_max_length",
-    "integer_format",
+    "integers",
     "largest",
 ]
 
@@ -24,8 +26,9 @@ _FORMATS: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
 _ORDERS: Final = {"big": ">", "little": "<"}
 
 
-def integer_format(byteorder: ByteOrder, *widths: int) -> str:
-    """The ``struct`` format of unsigned integers that follow each other.
+@lru_cache(maxsize=64)
+def integers(byteorder: ByteOrder, *widths: int) -> Struct:
+    """Packs and unpacks unsigned integers that follow each other; one for all Connections.
 
     Raises:
         PropertyError: Not a width of 1, 2, 4 or 8 bytes, or no byte order.
@@ -34,7 +37,7 @@ def integer_format(byteorder: ByteOrder, *widths: int) -> str:
     for width in widths:
         if width not in _FORMATS:
             raise PropertyError(f"{width!r}: an integer in a header has 1, 2, 4 or 8 bytes")
-    return _ORDERS[byteorder] + "".join(_FORMATS[width] for width in widths)
+    return Struct(_ORDERS[byteorder] + "".join(_FORMATS[width] for width in widths))
 
 
 def largest(width: int) -> int:

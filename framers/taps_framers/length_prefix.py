@@ -11,7 +11,7 @@ from taps_framers.integers import (
     DEFAULT_MAX_LENGTH,
     ByteOrder,
     check_max_length,
-    integer_format,
+    integers,
     largest,
 )
 from taps_framers.prefix import JOINED, PrefixCodec
@@ -25,6 +25,7 @@ __all__ = ["LengthPrefix", "LengthPrefixCodec"]
 RUN: Final = 32
 _NONE: Final = -1
 _NEVER: Final = -2
+_CUTS_NOTHING: Final = Struct("")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +50,7 @@ class LengthPrefix(FramerDefinition):
 
     def __post_init__(self) -> None:
         check_max_length(self.max_length)
-        integer_format(self.byteorder, self.width)
+        integers(self.byteorder, self.width)
 
     def create(self) -> LengthPrefixCodec:
         """For one Connection."""
@@ -62,11 +63,11 @@ class LengthPrefixCodec(PrefixCodec):
     def __init__(self, definition: LengthPrefix) -> None:
         super().__init__("length-prefix", min(definition.max_length, largest(definition.width)))
         self._width = definition.width
-        integer = Struct(integer_format(definition.byteorder, definition.width))
+        integer = integers(definition.byteorder, definition.width)
         self._pack = integer.pack
         self._unpack_from = integer.unpack_from
         #: Cuts a frame of the length that runs had lately.
-        self._cut = Struct("")
+        self._cut = _CUTS_NOTHING
 
     def _header(self, length: int, record: SendRecord | None) -> bytes:
         return self._pack(length)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from struct import Struct
 from typing import TYPE_CHECKING, Any, Final
 
 from taps_core.plugin import (
@@ -18,7 +17,7 @@ from taps_framers.integers import (
     DEFAULT_MAX_LENGTH,
     ByteOrder,
     check_max_length,
-    integer_format,
+    integers,
     largest,
 )
 from taps_framers.prefix import PrefixCodec
@@ -61,7 +60,7 @@ class TLV(FramerDefinition):
 
     def __post_init__(self) -> None:
         check_max_length(self.max_length)
-        integer_format(self.byteorder, self.type_width, self.length_width)
+        integers(self.byteorder, self.type_width, self.length_width)
         if not 0 <= self.default_type <= largest(self.type_width):
             raise PropertyError(
                 f"{self.default_type!r}: default_type does not fit {self.type_width} bytes"
@@ -77,9 +76,7 @@ class TLVCodec(PrefixCodec):
 
     def __init__(self, definition: TLV) -> None:
         super().__init__("tlv", min(definition.max_length, largest(definition.length_width)))
-        header = Struct(
-            integer_format(definition.byteorder, definition.type_width, definition.length_width)
-        )
+        header = integers(definition.byteorder, definition.type_width, definition.length_width)
         self._width = header.size
         self._pack = header.pack
         self._unpack_from = header.unpack_from

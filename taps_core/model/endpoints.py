@@ -24,6 +24,10 @@ __all__ = ["Endpoint", "LocalEndpoint", "RemoteEndpoint", "canonical_address"]
 
 E = TypeVar("E", bound="Endpoint")
 
+#: Class and text → what that says, for the texts that were parsed lately.
+_parsed: Final[dict[tuple[type, str], Any]] = {}
+_REMEMBERED: Final = 256
+
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 _IP: Final = frozenset({"ip"})
 _MULTICAST: Final = frozenset({"multicast"})
@@ -268,7 +272,17 @@ class Endpoint:
         Raises:
             PropertyError: It is none of these.
         """
-        text = text.strip()
+        # Endpoints never change, and whoever connects connects again.
+        known: Self | None = _parsed.get((cls, text))
+        if known is None:
+            known = cls._parse(text.strip())
+            if len(_parsed) >= _REMEMBERED:
+                _parsed.clear()
+            _parsed[cls, text] = known
+        return known
+
+    @classmethod
+    def _parse(cls, text: str) -> Self:
         name, equals, value = text.partition("=")
         if equals and name.startswith("_") and "." in name:
             return cls(identifiers={name: value})

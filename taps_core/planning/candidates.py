@@ -125,7 +125,13 @@ def build_leaves(
         alternate between the families, IPv6 first (RFC 8305, section 4, with
         First Address Family Count 1).
     """
-    if properties.get("useTemporaryLocalAddress") is Preference.REQUIRE:
+    temporary = properties.get("useTemporaryLocalAddress") is Preference.REQUIRE
+    if len(ranked) == 1 == len(remotes) and not locals_ and not temporary:
+        (remote,), stack = remotes, ranked[0].stack
+        if remote.ip_address and not remote.protocol and "ip" in stack.transport.serves:
+            # One address and one way to speak to it: nothing to look into.
+            return [Leaf(stack, remote, path=path)]
+    if temporary:
         remotes = [remote for remote in remotes if _family(remote) != 4]
     groups: dict[Hashable, int] = {}
     stacks: list[list[list[Leaf]]] = []
@@ -139,8 +145,6 @@ def build_leaves(
                 hosts.setdefault(leaf.host, []).append(leaf)
         if hosts:
             stacks.append(list(hosts.values()))
-    if len(stacks) == 1 == len(stacks[0]) == len(stacks[0][0]):
-        return stacks[0][0]  # one literal address: the usual case on a fast network
     share = max(1, max_leaves // max(1, len(stacks)))
     leaves: list[Leaf] = []
     for of_stack in stacks:

@@ -76,6 +76,25 @@ class CodecFlow(LayerFlow):
     Connection is aborted, and ``closed`` comes up with a ConnectionError.
     """
 
+    # On the class: most Connections never have anything else.
+    _outgoing: _Outgoing | None = None
+    _rest = b""
+    #: The context of the Message that decode stands in.
+    _open_context: MessageContext | None = None
+    #: A datagram is lost, and its other parts with it.
+    _skipping = False
+    #: What arrived and waits to be decoded, as the layer above has paused; of the first
+    #: part so many bytes are done. An end that came behind it waits too.
+    _backlog: deque[PartTuple] | None = None
+    _done = 0
+    _finished_behind = False
+    _paused = False
+    #: Nothing is received any more: a fatal error, or close or abort from above.
+    _deaf = False
+    #: None of all that: what comes begins with a frame, and goes up at once.
+    _plain = True
+    _error: ConnectionError | None = None
+
     def __init__(self, lower: Flow, codec: Codec, *, datagrams: bool) -> None:
         """Put ``codec`` over ``lower``.
 
@@ -96,23 +115,6 @@ class CodecFlow(LayerFlow):
         self._through_below = lower.write_through
         # Once per turn and Message: nothing to do here.
         self.flush = lower.flush  # type: ignore[method-assign]  # same signature, one call less
-        self._outgoing: _Outgoing | None = None
-        self._rest = b""
-        # The context of the Message that decode stands in.
-        self._open_context: MessageContext | None = None
-        # A datagram is lost, and its other parts with it.
-        self._skipping = False
-        # What arrived and waits to be decoded, as the layer above has paused; of the
-        # first part so many bytes are done. An end that came behind it waits too.
-        self._backlog: deque[PartTuple] = deque()
-        self._done = 0
-        self._finished_behind = False
-        self._paused = False
-        # Nothing is received any more: a fatal error, or close or abort from above.
-        self._deaf = False
-        # None of all that: what comes begins with a frame, and goes up at once.
-        self._plain = True
-        self._error: ConnectionError | None = None
 
     def start(self, receiver: Receiver) -> None:
         """Remember the receiver and start the flow below."""
@@ -263,7 +265,7 @@ class CodecFlow(LayerFlow):
         self._deaf = True
         self._plain = False
         self._rest = b""
-        self._backlog.clear()
+        self._backlog = None
         self._finished_behind = False
 
     def read(self, property: str, /) -> Any:  # noqa: A002  # RFC 9622's word
@@ -295,9 +297,10 @@ class CodecFlow(LayerFlow):
                 return
         if self._deaf:
             return
-        waiting = bool(self._backlog)
-        self._backlog.extend(parts)
-        if not waiting:
+        if self._backlog:
+            self._backlog.extend(parts)
+        else:
+            self._backlog = deque(parts)
             self._work()
 
     def _work(self, *, paused: bool = False) -> None:
@@ -306,17 +309,18 @@ class CodecFlow(LayerFlow):
         Args:
             paused: Whether a pause holds nothing back: it is all that will ever come.
         """
-        backlog = self._backlog
         out: list[PartTuple] = []
-        while backlog and not self._deaf:
+        while (backlog := self._backlog) and not self._deaf:
             long = len(backlog[0][0]) - self._done > LONG_READ
-            if not self._step(out):
+            if not self._step(backlog, out):
                 return
             if out and (long or len(out) > LONG_READ):
                 self._up(out)
                 out = []
                 if self._paused and not paused:
                     break
+        if not self._backlog:
+            self._backlog = None
         self._look()
         if out:
             self._up(out)
@@ -326,17 +330,17 @@ class CodecFlow(LayerFlow):
             self._rest or self._skipping or self._backlog or self._deaf
         )
 
-    def _step(self, out: list[PartTuple]) -> bool:
+    def _step(self, backlog: deque[PartTuple], out: list[PartTuple]) -> bool:
         """Decode a part, or some of it; False if receiving has ended."""
-        data, context, end = self._backlog[0]
+        data, context, end = backlog[0]
         if self._skipping:
-            self._backlog.popleft()
+            backlog.popleft()
             self._skipping = not end
             return True
         if self._rest:
             data = self._rest + data
             self._rest = b""
-            self._backlog[0] = (data, context, end)
+            backlog[0] = (data, context, end)
         start = self._done
         done = False
         try:
@@ -348,22 +352,20 @@ class CodecFlow(LayerFlow):
                 self._done = reached
                 return True
             done = True
-            self._next_part()
+            backlog.popleft()
+            self._done = 0
             if reached != len(data):
                 self._keep(data, reached, end)
             if end and self._codec.incomplete:
                 raise _cut_off()
         except ReceiveError as error:
             if not done:
-                self._next_part()
+                backlog.popleft()
+                self._done = 0
             survives = self._survive(out, error, context, end)
             out.clear()
             return survives
         return True
-
-    def _next_part(self) -> None:
-        self._backlog.popleft()
-        self._done = 0
 
     def _decode_from(self, data: bytes, start: int, out: list[PartTuple]) -> int:
         if len(data) - start > LONG_READ:

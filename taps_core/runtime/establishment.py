@@ -214,6 +214,8 @@ async def resolve_all(resolver: Resolving, endpoints: Sequence[E]) -> list[E]:
     Raises:
         EstablishmentError: RESOLUTION_FAILED: none of them has any.
     """
+    if not endpoints:
+        return []
     if len(endpoints) == 1:
         return list(await resolver.resolve(endpoints[0]))
     answers = await asyncio.gather(*map(resolver.resolve, endpoints), return_exceptions=True)

@@ -83,8 +83,8 @@ class ReceivingHalf(SendingHalf[T]):
                 return await self._receive_part(None, None)
             rest = False
         # The only receiver there is has a signal, and no line to stand in.
-        if self._batch:
-            self._flush()
+        if self._turn is not None or self._batch:
+            self._before_wait()
         signal = inbox.signal = inbox.spare or self._new_signal()
         self._at_hand = ALONE
         try:

@@ -448,7 +448,8 @@ class SendingHalf(ConnectionBase[T]):
         if not self._batch:
             self._flush()
         self._fresh_turn()
-        self._resume(over_limit=True)
+        if self._outbox:
+            self._resume(over_limit=True)
 
     def _resume(self, *, over_limit: bool = False) -> None:
         """Let go what waits, if it may.
@@ -470,9 +471,12 @@ class SendingHalf(ConnectionBase[T]):
             self._flush_down()
 
     def _before_wait(self) -> None:
-        """A receiver is about to wait, perhaps for the answer to what a batch gathers."""
+        """A receiver is about to wait, perhaps for the answer to what was gathered."""
         if self._batch:
             self._flush()
+        elif self._turn is not None and not self._outbox:
+            self._turn.cancel()
+            self._end_turn()
 
     def _fresh_turn(self) -> None:
         """After a real wait: full credit, and the next Message is written through."""
