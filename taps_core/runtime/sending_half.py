@@ -112,21 +112,23 @@ class SendingHalf(ConnectionBase[T]):
             and end_of_message
             and type(data) is bytes
         ):
+            through = self._through
             try:
-                if self._through:
+                if through:
                     self._through_down(data)
                     self._through = False
-                    gathered = False
                 else:
                     self._down(data, None, True)
-                    gathered = True
             except SendError as error:
                 return self._failed(error)
             size = len(data)
-            self._credit -= size if size > PER_OPERATION else PER_OPERATION
-            if self._credit < 0:
+            credit = self._credit - (size if size > PER_OPERATION else PER_OPERATION)
+            self._credit = credit
+            if credit < 0:
                 return self._exhausted()
-            if gathered and self._turn is None and not self._batch:
+            if through:
+                return DONE
+            if self._turn is None and not self._batch:
                 self._turn = self._loop.call_soon(self._end_turn)
             return DONE
         return self._send(data, context, end_of_message, message_properties)
