@@ -88,6 +88,13 @@ from taps_core.model.properties import (
 from taps_core.model.security import Certificate, SecurityMode, SecurityParameters
 from taps_core.runtime.hookspecs import hookimpl
 from taps_core.runtime.push import Push
+from taps_core.runtime.stream_flow import StreamFlow
+from taps_core.runtime.stream_listener import StreamListener
+from taps_core.runtime.system_errors import (
+    connection_failed,
+    establishment_failed,
+    receiver_failed,
+)
 
 __all__ = [
     "API_VERSION",
@@ -149,11 +156,16 @@ __all__ = [
     "SendRecord",
     "Session",
     "SoftError",
+    "StreamFlow",
+    "StreamListener",
     "Support",
     "TapsError",
     "Transport",
     "ValueType",
+    "connection_failed",
     "deframing_failed",
+    "establishment_failed",
     "hookimpl",
+    "receiver_failed",
     "too_large",
 ]

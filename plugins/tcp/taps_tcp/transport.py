@@ -126,7 +126,7 @@ class TCP(Transport):
         except OSError as error:
             local = request.local
             raise listen_error(error, show(local.ip_address, local.port)) from error
-        return TCPListeningFlow(asyncio.get_running_loop(), sock, request)
+        return TCPListeningFlow(sock, request)
 
 
 def _release(sock: socket.socket | None) -> None:

@@ -322,7 +322,7 @@ def test_an_interface_that_does_not_exist_is_named(tcp4, run):
 def test_the_interface_asked_for_is_bound(tcp4, run):
     async def main():
         listening = await tcp4.listen(lambda flow, _: None, LocalEndpoint(interface="lo", port=0))
-        device = listening._sock.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, 16)
+        device = listening.sock.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, 16)
         assert device.rstrip(b"\0") == b"lo"
         assert listening.local_endpoint.interface == "lo"
         await listening.close()
@@ -392,7 +392,7 @@ def test_running_out_of_descriptors_rests_and_recovers(tcp4, run, caplog):
 
 @pytest.mark.linux
 def test_running_out_of_descriptors_does_not_spin(tcp4, run, caplog, monkeypatch):
-    monkeypatch.setattr("taps_tcp.listening.REST", 3600.0)
+    monkeypatch.setattr(TCPListeningFlow, "rest", 3600.0)
 
     async def main():
         door = Door(tcp4)
@@ -440,7 +440,7 @@ def test_a_connection_that_failed_in_the_backlog_does_not_stop_the_others(tcp4, 
         door = Door(tcp4)
         listening = await tcp4.listen(door.incoming)
         assert isinstance(listening, TCPListeningFlow)
-        listening._sock = Flaky(listening._sock)
+        listening.sock = Flaky(listening.sock)
         peer = await tcp4.dial(listening.local_endpoint.port)
         await tcp4.until(lambda: door.flows)
         await door.end(peer)
