@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import io
 import logging
+import math
 import os
 import sys
 from typing import TYPE_CHECKING, Any, Final
@@ -32,7 +33,7 @@ PROGRAM: Final = "taps-plugins"
 
 _DESCRIPTION: Final = """\
 What can this machine run, and what would be chosen for what an application
-asks for? Nothing is sent: plugins are asked, not used.
+asks for? Nothing is sent, except by check: plugins are asked, not used.
 """
 
 _EPILOG: Final = """\
@@ -40,6 +41,7 @@ examples:
   taps-plugins list
   taps-plugins show tcp
   taps-plugins explain --security disabled --prefer multistreaming
+  taps-plugins check tcp
 
 environment:
   TAPS_PLUGINS=tcp,framers   load only these plugins (empty: none)
@@ -73,6 +75,23 @@ examples:
   taps-plugins explain --require preserve-msg-boundaries --framer line
   taps-plugins explain --set connTimeout=30 --set tcp.userTimeoutValue=30
   taps-plugins explain --require interface=wlan0 --remote example.org:443
+"""
+
+
+_CHECK: Final = """\
+Whether a transport, security layer or framer keeps what it promises: runs the
+conformance suite that fits, two ends on this machine, and prints a verdict on
+each promise. What the plugin's table does not claim is skipped, with the
+reason. Exit status 1 if something failed.
+
+NAME may also be that of a plugin or of its distribution.
+"""
+
+_CHECK_EXAMPLES: Final = """\
+examples:
+  taps-plugins check tcp
+  taps-plugins check tcp --only what_is_sent_arrives the_tail_arrives
+  taps-plugins check unix --local _unix.path=/tmp/check-{}.sock
 """
 
 
@@ -171,6 +190,12 @@ def _explain(registry: Registry, output: Output, arguments: argparse.Namespace) 
     return explain(registry, output, arguments)
 
 
+def _check(registry: Registry, output: Output, arguments: argparse.Namespace) -> int:
+    from taps_core.cli.checking import check
+
+    return check(registry, output, arguments)
+
+
 class _Version(argparse.Action):
     """Looks the version up only when it is asked for."""
 
@@ -224,7 +249,38 @@ def _parser() -> argparse.ArgumentParser:
         "explain", _explain, "what would be chosen, and why", _EXPLAIN, _EXPLAIN_EXAMPLES
     )
     _add_demands(explaining)
+
+    checking = command(
+        "check", _check, "whether one of them keeps its promises", _CHECK, _CHECK_EXAMPLES
+    )
+    checking.add_argument("name", metavar="NAME")
+    checking.add_argument(
+        "--kind", choices=["transport", "security", "framer"], help="if the name is not enough"
+    )
+    checking.add_argument(
+        "--only", metavar="TEST", nargs="+", action="extend", help="only these promises"
+    )
+    checking.add_argument(
+        "--local",
+        metavar="ENDPOINT",
+        help="where a transport's two ends meet, if it does not know: HOST:PORT or "
+        "_kind.name=VALUE; {} becomes a fresh number",
+    )
+    checking.add_argument(
+        "--patience",
+        metavar="SECONDS",
+        type=_patience,
+        default=10.0,
+        help="how long to wait for what must come (10)",
+    )
     return parser
+
+
+def _patience(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < (seconds := float(text)) < math.inf:
+            return seconds
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
 
 
 def _add_demands(parser: argparse.ArgumentParser) -> None:

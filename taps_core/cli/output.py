@@ -87,13 +87,22 @@ class Output(ABC):
         """
 
     @abstractmethod
-    def table(self, columns: Sequence[str], rows: Sequence[Row], *, indent: int = 0) -> None:
+    def table(
+        self,
+        columns: Sequence[str],
+        rows: Sequence[Row],
+        *,
+        indent: int = 0,
+        widths: Sequence[int] | None = None,
+    ) -> None:
         """A table; cells that do not fit are wrapped.
 
         Args:
             columns: Headings; all empty for a table without.
             rows: As many cells each as there are columns.
             indent: Spaces before its lines.
+            widths: Of the columns, where further rows come later; ``None``: as
+                these rows need.
         """
 
 
@@ -124,12 +133,19 @@ class Plain(Output):
         for line in _wrapped(printable(text), WIDTH, indent, hang):
             self._print(line)
 
-    def table(self, columns: Sequence[str], rows: Sequence[Row], *, indent: int = 0) -> None:
+    def table(
+        self,
+        columns: Sequence[str],
+        rows: Sequence[Row],
+        *,
+        indent: int = 0,
+        widths: Sequence[int] | None = None,
+    ) -> None:
         """Aligned."""
         cells = [[_cell(cell).text for cell in row] for row in rows]
         if any(columns):
             cells.insert(0, list(columns))
-        widths = _fitted(cells, WIDTH - indent)
+        widths = widths or _fitted(cells, WIDTH - indent)
         for row in cells:
             wrapped = [
                 _wrapped(text, width) or [""] for text, width in zip(row, widths, strict=True)
@@ -197,7 +213,14 @@ class Rich(Output):
                 Padding(self._styled(Cell(line, tone)), (0, 0, 0, _indent_of(line)), expand=False)
             )
 
-    def table(self, columns: Sequence[str], rows: Sequence[Row], *, indent: int = 0) -> None:
+    def table(
+        self,
+        columns: Sequence[str],
+        rows: Sequence[Row],
+        *,
+        indent: int = 0,
+        widths: Sequence[int] | None = None,
+    ) -> None:
         """Headings with a rule below."""
         from rich.box import SIMPLE_HEAD
         from rich.padding import Padding
@@ -211,8 +234,10 @@ class Rich(Output):
             pad_edge=False,
             header_style=str(Tone.STRONG),
         )
-        for column in columns:
-            table.add_column(column, overflow="fold")
+        for index, column in enumerate(columns):
+            table.add_column(
+                column, overflow="fold", width=None if widths is None else widths[index]
+            )
         for row in rows:
             table.add_row(*(self._styled(cell) for cell in row))
         self._print(Padding(table, (0, 0, 0, indent), expand=False))

@@ -460,14 +460,14 @@ def test_everything_fits_eighty_columns(machine: PluginSite, run: Run) -> None:
         assert not err or widths(err) <= 80, arguments
 
 
-@pytest.mark.parametrize("command", [[], ["list"], ["show"], ["explain"]])
+@pytest.mark.parametrize("command", [[], ["list"], ["show"], ["explain"], ["check"]])
 def test_help_fits_eighty_columns_and_shows_examples(
     run: Run, monkeypatch: pytest.MonkeyPatch, command: list[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     out, _ = run(*command, "--help")
     assert widths(out) <= 80
-    if command in ([], ["explain"]):
+    if command in ([], ["explain"], ["check"]):
         assert "examples:" in out
 
 

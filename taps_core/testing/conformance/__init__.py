@@ -8,14 +8,14 @@
         transport = MyTransport()
 
 With pytest that is all; without it :func:`check` gives a verdict on each
-promise, and ``taps-plugins check NAME`` prints them. The plugin's own
-capability table says which promises it makes: the others are reported as
-skipped, with the reason.
+promise (:func:`verdicts` each as it comes), and ``taps-plugins check NAME``
+prints them. The plugin's own capability table says which promises it makes:
+the others are reported as skipped, with the reason.
 """
 
 from taps_core.testing.conformance.framers import FramerConformance
 from taps_core.testing.conformance.security import SecurityLayerConformance
-from taps_core.testing.conformance.suite import Conformance, Verdict, check, suite_for
+from taps_core.testing.conformance.suite import Conformance, Verdict, check, suite_for, verdicts
 from taps_core.testing.conformance.transports import (
     ByteStreamConformance,
     ConnectedConformance,
@@ -36,4 +36,5 @@ __all__ = [
     "Verdict",
     "check",
     "suite_for",
+    "verdicts",
 ]

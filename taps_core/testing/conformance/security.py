@@ -378,7 +378,7 @@ class SecurityLayerConformance(Conformance):
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.patience
         while not condition():
-            assert loop.time() < deadline, f"{what}: not within {self.patience:g} s"
+            assert loop.time() < deadline, f"waited {self.patience:g} s in vain: {what}"
             await asyncio.sleep(0)
 
     async def connect(self, rig: Rig) -> Flow:

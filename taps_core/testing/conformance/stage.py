@@ -50,13 +50,7 @@ class Stage:
     async def __aenter__(self) -> Self:
         if type(self.transport).listen is Transport.listen:
             self.suite.not_claimed(f"{self.transport.label} does not listen")
-        local = self.suite.local or self.transport.loopback()
-        if local is None:
-            self.suite.not_claimed(
-                "where two ends can meet is not known: loopback() of the transport says nothing, "
-                "and the suite has no `local`"
-            )
-        self.listener = await self.listen(local)
+        self.listener = await self.listen(self.place())
         return self
 
     async def __aexit__(
@@ -82,6 +76,16 @@ class Stage:
                     await end.has_closed()
             except TimeoutError:
                 pass  # a test of its own
+
+    def place(self) -> LocalEndpoint:
+        """A fresh place to listen at; without one the test ends here."""
+        place = self.suite.place()
+        if place is None:
+            self.suite.not_claimed(
+                "where two ends can meet is not known: loopback() of the transport says nothing, "
+                "and the suite has neither `local` nor a `place()` of its own"
+            )
+        return place
 
     async def listen(self, local: LocalEndpoint) -> ListeningFlow:
         """A listener whose flows are accepted here."""
@@ -174,7 +178,7 @@ class Stage:
         Raises:
             AssertionError: It was not, for as long as the suite's patience goes.
         """
-        assert await self.happens(condition), f"{what}: not within {self.patience:g} s"
+        assert await self.happens(condition), f"waited {self.patience:g} s in vain: {what}"
 
     async def happens(self, condition: Callable[[], object]) -> bool:
         """Whether ``condition()`` becomes true within the suite's patience."""
@@ -198,7 +202,7 @@ class Stage:
         deadline = loop.time() + self.patience
         act()
         while not condition():
-            assert loop.time() < deadline, f"{what}: not within {self.patience:g} s"
+            assert loop.time() < deadline, f"waited {self.patience:g} s in vain: {what}"
             before = loop.time() + min(0.05, self.patience / 10)
             while not condition() and loop.time() < before:  # noqa: ASYNC110  # conditions of all kinds
                 await asyncio.sleep(0.0001)

@@ -19,9 +19,9 @@ from taps_core.model.layers import FramerDefinition, SecurityLayer, Transport
 from taps_core.testing.aio import LoopName, loop_factory, run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable
+    from collections.abc import Callable, Coroutine, Iterable, Iterator
 
-__all__ = ["Conformance", "Outcome", "Verdict", "check", "suite_for"]
+__all__ = ["Conformance", "Outcome", "Verdict", "check", "suite_for", "verdicts"]
 
 #: A test has hung after so many times its patience.
 LIMIT = 10
@@ -97,6 +97,8 @@ class Conformance:
                 else:
                     self._run_leniently(main, loop)
             except Exception as error:
+                if isinstance(error, TimeoutError) and not str(error):
+                    error.add_note(f"it hangs: not done after {LIMIT * self.patience:g} s")
                 error.add_note(f"on the event loop of {loop}")
                 raise
 
@@ -127,6 +129,15 @@ def check(suite: type[Conformance], *, only: Iterable[str] | None = None) -> lis
     Raises:
         ValueError: ``only`` names a test that there is not.
     """
+    return list(verdicts(suite, only=only))
+
+
+def verdicts(suite: type[Conformance], *, only: Iterable[str] | None = None) -> Iterator[Verdict]:
+    """As :func:`check`, each verdict as it comes.
+
+    Raises:
+        ValueError: ``only`` names a test that there is not.
+    """
     names = suite.promises()
     if only is not None:
         wanted = list(only)
@@ -134,7 +145,7 @@ def check(suite: type[Conformance], *, only: Iterable[str] | None = None) -> lis
         if unknown:
             raise ValueError(f"no such test: {', '.join(unknown)}")
         names = wanted
-    return [_verdict(suite, name) for name in names]
+    return (_verdict(suite, name) for name in names)
 
 
 def _verdict(suite: type[Conformance], name: str) -> Verdict:
@@ -143,12 +154,12 @@ def _verdict(suite: type[Conformance], name: str) -> Verdict:
         getattr(suite(), name)()
     except unittest.SkipTest as skip:
         return Verdict(name, promise, "skipped", str(skip))
-    except Exception as error:  # noqa: BLE001  # a verdict about other people's code
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # a verdict about other people's code
         return Verdict(name, promise, "failed", _what_was_seen(error), error)
     return Verdict(name, promise, "passed")
 
 
-def _what_was_seen(error: Exception) -> str:
+def _what_was_seen(error: BaseException) -> str:
     kind = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
     sentence = f"{kind}{error}" if str(error) else type(error).__name__
     return "; ".join([sentence.strip(), *getattr(error, "__notes__", ())])

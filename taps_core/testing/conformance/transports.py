@@ -58,13 +58,18 @@ class TransportConformance(Conformance):
 
     Attributes:
         transport: What is tested.
-        local: Where to listen; ``None``: where ``transport.loopback()`` says.
+        local: Where to listen, several times at once: with port 0, as a rule.
+            ``None``: where ``transport.loopback()`` says.
         properties: Transport properties for all that is done.
     """
 
     transport: ClassVar[Transport]
     local: ClassVar[LocalEndpoint | None] = None
     properties: ClassVar[dict[str, Any]] = {}
+
+    def place(self) -> LocalEndpoint | None:
+        """A fresh place to listen at, each time; to be overridden where nothing else says one."""
+        return self.local or self.transport.loopback()
 
     def stage(self) -> Stage:
         """A listener, and flows."""
@@ -349,7 +354,7 @@ class TransportConformance(Conformance):
             client.flow.close()
             server.flow.close()
             for end in (client, server):
-                await stage.soon(lambda end=end: end.recorder.is_closed, "closed after close")  # type: ignore[misc]  # bound at once
+                await stage.soon(lambda end=end: end.recorder.is_closed, "closed() after close()")  # type: ignore[misc]  # bound at once
                 assert end.recorder.error is None, f"closed with {end.recorder.error!r}"
 
         self.on_stage(act)
@@ -367,7 +372,7 @@ class TransportConformance(Conformance):
                 client.flow.abort()
                 await stage.soon(
                     lambda client=client: client.recorder.is_closed,  # type: ignore[misc]  # bound at once
-                    "closed after abort",
+                    "closed() after abort()",
                 )
 
         self.on_stage(act)
@@ -459,7 +464,7 @@ class TransportConformance(Conformance):
             client.flow.close()
             server.flow.close()
             await stage.soon(
-                lambda: server.recorder.is_closed, "closed after close of a paused flow"
+                lambda: server.recorder.is_closed, "closed() after close() of a paused flow"
             )
 
         self.on_stage(act)
@@ -492,7 +497,7 @@ class TransportConformance(Conformance):
                     {id(record) for record, _ in client.recorder.outcomes}
                     >= {id(record) for record in later}
                 ),
-                "the outcome of each Send that promised one",
+                "outcome() for each send() that returned True",
             )
             server.flow.abort()
 
@@ -516,7 +521,9 @@ class TransportConformance(Conformance):
 
         async def act(stage: Stage) -> None:
             victim, _ = await self._fail_above(stage)
-            await stage.soon(lambda: victim.recorder.is_closed, "closed of the flow that failed")
+            await stage.soon(
+                lambda: victim.recorder.is_closed, "closed() after its receiver raised"
+            )
             assert victim.recorder.error is not None, "it was closed without an error"
 
         self.on_stage(act, strict=False)
@@ -692,7 +699,7 @@ class ConnectedConformance(TransportConformance):
         self.on_stage(act)
 
     async def _fail_to_connect(self, stage: Stage) -> Exception:
-        other = await stage.listen(self.local or self._place())
+        other = await stage.listen(stage.place())
         remote = _remote_of(stage, other)
         await other.close()
         try:
@@ -704,11 +711,6 @@ class ConnectedConformance(TransportConformance):
             return error
         flow.abort()
         raise AssertionError(f"connected to {remote}, where nobody listens")
-
-    def _place(self) -> LocalEndpoint:
-        place = self.transport.loopback()
-        assert place is not None  # the stage would have said so
-        return place
 
     # -- order, completeness
 
@@ -821,7 +823,7 @@ class ConnectedConformance(TransportConformance):
             await stage.elsewhere()
             assert not server.recorder.is_finished, "finished came before finish was called"
             client.flow.finish()
-            await stage.soon(lambda: server.recorder.is_finished, "finished at the peer")
+            await stage.soon(lambda: server.recorder.is_finished, "finished() at the peer")
 
         self.on_stage(act)
 
@@ -895,7 +897,7 @@ class ConnectedConformance(TransportConformance):
             client.flow.close()
             await stage.elsewhere()
             server.start()
-            await stage.soon(lambda: server.recorder.is_finished, "finished after start")
+            await stage.soon(lambda: server.recorder.is_finished, "finished() after start()")
 
         self.on_stage(act)
 
@@ -911,7 +913,7 @@ class ConnectedConformance(TransportConformance):
         async def act(stage: Stage) -> None:
             client, server = await stage.pair()
             client.flow.abort()
-            await stage.soon(lambda: server.recorder.is_closed, "closed at the peer")
+            await stage.soon(lambda: server.recorder.is_closed, "closed() at the peer")
             assert server.recorder.error is not None, "it looks like an orderly end"
 
         self.on_stage(act)
@@ -939,7 +941,7 @@ class ConnectedConformance(TransportConformance):
                 return  # never full: likewise
             server.start()
             await stage.soon(
-                lambda: client.recorder.is_writable, "writable(True) at a reading peer"
+                lambda: client.recorder.is_writable, "writable(True) once the peer reads"
             )
 
         self.on_stage(act)
