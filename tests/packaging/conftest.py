@@ -31,10 +31,15 @@ class Environment:
 
     path: Path
 
-    def install(self, *wheels: Path, dependencies: bool = False) -> None:
-        """Install wheels; their dependencies come from the package index."""
+    def install(self, *what: Path | str, dependencies: bool = False) -> None:
+        """Install wheels, projects or requirements.
+
+        Args:
+            *what: Paths, or names for the package index.
+            dependencies: Whether what they need comes from there too.
+        """
         options = [] if dependencies else ["--no-index", "--no-deps"]
-        pip("--python", str(self.path), "install", *options, *map(str, wheels))
+        pip("--python", str(self.path), "install", *options, *map(str, what))
 
     def run(self, program: str, *arguments: str, status: int = 0) -> str:
         """What a program of this environment prints on stdout."""
