@@ -292,6 +292,18 @@ class FramerConformance(Conformance):
 
         self.run(main)
 
+    def test_the_largest_message_is_carried(self) -> None:
+        """A Message of exactly max_length bytes comes back."""
+
+        async def main() -> None:
+            async with self.pair() as (client, server):
+                message = b"a" * self._limit(client)
+                await client.send(message)
+                came = (await self._next(server)).data
+                assert came == message, f"{len(came)} of {len(message)} bytes came"
+
+        self.run(main)
+
     # -- bad input
 
     def test_a_cut_off_message_is_an_error(self) -> None:

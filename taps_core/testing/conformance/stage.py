@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from taps_core.model.endpoints import LocalEndpoint
     from taps_core.model.flow import Flow
     from taps_core.model.layers import ListeningFlow
-    from taps_core.testing.conformance.transports import TransportConformance
+    from taps_core.testing.conformance.base import TransportSuite
 
 __all__ = ["Stage", "breaches", "names", "turns"]
 
@@ -39,12 +39,13 @@ class Stage:
 
     listener: ListeningFlow
 
-    def __init__(self, suite: TransportConformance) -> None:
+    def __init__(self, suite: TransportSuite) -> None:
         self.suite = suite
         self.transport = suite.transport
         self.patience = suite.patience
         self.ends: list[End] = []
         self._inbound: deque[Flow] = deque()
+        self._closed: set[int] = set()
         self._elsewhere: Stage | None = None
 
     async def __aenter__(self) -> Self:
@@ -61,7 +62,7 @@ class Stage:
     ) -> None:
         if self._elsewhere is not None:
             await self._elsewhere.__aexit__(kind, error, traceback)
-        await self.listener.close()
+        await self.close_listener()
         for end in self.ends:
             if not end.started:
                 end.start()
@@ -87,12 +88,25 @@ class Stage:
             )
         return place
 
-    async def listen(self, local: LocalEndpoint) -> ListeningFlow:
-        """A listener whose flows are accepted here."""
+    async def close_listener(self) -> None:
+        """Close the listener, unless that was done: whether it may be twice has its own test."""
+        if id(self.listener) not in self._closed:
+            self._closed.add(id(self.listener))
+            await self.listener.close()
+
+    async def listen(
+        self, local: LocalEndpoint, incoming: Callable[[Flow, Any], None] | None = None
+    ) -> ListeningFlow:
+        """A listener.
+
+        Args:
+            local: Where.
+            incoming: Takes its flows; ``None``: they are accepted here.
+        """
         return await self.transport.listen(
             listen_request(
                 local,
-                lambda flow, _: self._inbound.append(flow),
+                incoming or (lambda flow, _: self._inbound.append(flow)),
                 definitions=self.transport.properties,
                 **self.suite.properties,
             )
@@ -116,21 +130,27 @@ class Stage:
 
     async def connect(self, *, start: bool = True) -> End:
         """A client's end."""
-        return self._end(await self.connect_to(self.remote), start)
+        return self.adopt(await self.connect_to(self.remote), start)
 
     def drop(self, flow: Flow) -> None:
         """Start a flow that nobody needs, and abort it."""
-        self._end(flow, start=True).flow.abort()
+        self.adopt(flow, start=True).flow.abort()
 
     @property
     def waiting(self) -> int:
         """Inbound flows that nobody has taken."""
         return len(self._inbound)
 
+    def take(self) -> list[End]:
+        """The server's ends of all flows that nobody has taken."""
+        taken = [self.adopt(flow, start=True) for flow in self._inbound]
+        self._inbound.clear()
+        return taken
+
     async def accept(self, *, start: bool = True) -> End:
         """The server's end of the next flow."""
         await self.soon(lambda: self._inbound, "the listener hands over an inbound flow")
-        return self._end(self._inbound.popleft(), start)
+        return self.adopt(self._inbound.popleft(), start)
 
     async def pair(self, *, start: bool = True) -> tuple[End, End]:
         """Both ends of a new flow.
@@ -209,7 +229,8 @@ class Stage:
             if again and not condition():
                 act()
 
-    def _end(self, flow: Flow, start: bool) -> End:
+    def adopt(self, flow: Flow, start: bool = True) -> End:
+        """Watch a flow, and end it when the stage is left."""
         end = End(flow, start)
         self.ends.append(end)
         return end

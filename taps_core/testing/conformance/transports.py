@@ -9,21 +9,32 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
-from taps_core.model.capabilities import Capabilities, DataUnit, Support
-from taps_core.model.errors import EstablishmentError, Reason, SendError, TapsError
-from taps_core.model.layers import ListeningFlow
+from taps_core.model.capabilities import DataUnit, Support
+from taps_core.model.errors import Reason, SendError, TapsError
 from taps_core.model.messages import MessageContext, SendRecord
+from taps_core.testing.conformance.base import (
+    FULL,
+    LARGEST,
+    PIECE,
+    PIECES,
+    length,
+    none_of,
+    numbered,
+    numbers,
+    remote_of,
+    same_place,
+    short,
+)
+from taps_core.testing.conformance.listeners import ListenerPromises
+from taps_core.testing.conformance.odd_moments import OddMoments
 from taps_core.testing.conformance.stage import Stage, breaches, names, turns
-from taps_core.testing.conformance.suite import Conformance
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Sequence
 
-    from taps_core.model.endpoints import LocalEndpoint, RemoteEndpoint
     from taps_core.model.flow import Flow, PartTuple
-    from taps_core.model.layers import Transport
     from taps_core.testing.rig import End
 
 __all__ = [
@@ -34,26 +45,8 @@ __all__ = [
     "TransportConformance",
 ]
 
-#: Bytes of a piece of a large transfer, and how many of them there are.
-PIECE = 32 * 1024
-PIECES = 128
-#: A sender that nobody reads from is full long before this.
-FULL = 64 * 1024 * 1024
-#: Limits above this are as good as none: no test sends so much at once.
-LARGEST = 64 * 1024 * 1024
 
-
-def numbered(count: int) -> list[bytes]:
-    """Messages of four bytes that can be told apart."""
-    return [number.to_bytes(4) for number in range(count)]
-
-
-def numbers(data: bytes) -> list[int]:
-    """The numbers in a row of :func:`numbered` Messages."""
-    return [int.from_bytes(data[at : at + 4]) for at in range(0, len(data) - 3, 4)]
-
-
-class TransportConformance(Conformance):
+class TransportConformance(OddMoments, ListenerPromises):
     """What all transports promise.
 
     Attributes:
@@ -63,55 +56,6 @@ class TransportConformance(Conformance):
         properties: Transport properties for all that is done.
     """
 
-    transport: ClassVar[Transport]
-    local: ClassVar[LocalEndpoint | None] = None
-    properties: ClassVar[dict[str, Any]] = {}
-
-    def place(self) -> LocalEndpoint | None:
-        """A fresh place to listen at, each time; to be overridden where nothing else says one."""
-        return self.local or self.transport.loopback()
-
-    def stage(self) -> Stage:
-        """A listener, and flows."""
-        return Stage(self)
-
-    def on_stage(self, act: Callable[[Stage], Any], *, strict: bool = True) -> None:
-        """Run ``act(stage)`` on each loop."""
-
-        async def main() -> None:
-            async with self.stage() as stage:
-                await act(stage)
-
-        self.run(main, strict=strict)
-
-    def claims(self, name: str) -> bool:
-        """Whether the transport always has a selection property."""
-        return self.transport.capabilities.support.get(name) is Support.ALWAYS
-
-    # -- the declaration
-
-    def test_the_declaration_is_plain(self) -> None:
-        """Name, table and availability are there at once, and the same each time."""
-        transport = self.transport
-        assert transport.name, "it has no name"
-        assert transport.name == transport.name.lower(), f"{transport.name} is not lower case"
-        assert isinstance(transport.capabilities, Capabilities), "capabilities is no Capabilities"
-        assert transport.serves, "it serves no kind of endpoint"
-        hash(transport)
-        first, second = transport.availability(), transport.availability()
-        assert first == second, "availability() says something else each time"
-        assert first.available or first.reason, "it is not available and does not say why"
-
-    def test_the_table_names_properties_that_exist(self) -> None:
-        """The capability table has only selection properties that RFC 9622 (or the plugin) has."""
-        known = Capabilities.byte_stream().support.keys()
-        unknown = [
-            name
-            for name in self.transport.capabilities.support
-            if name not in known and "." not in name and not name.startswith("_")
-        ]
-        assert not unknown, f"no selection property: {', '.join(unknown)}"
-
     # -- endpoints
 
     def test_endpoints_are_the_real_ones(self) -> None:
@@ -120,13 +64,13 @@ class TransportConformance(Conformance):
         async def act(stage: Stage) -> None:
             client, server = await stage.pair()
             asked, bound = stage.remote, stage.listener.local_endpoint
-            assert _same(client.flow.remote_endpoint, asked), (
+            assert same_place(client.flow.remote_endpoint, asked), (
                 f"remote_endpoint is {client.flow.remote_endpoint}, connected to {asked}"
             )
-            assert _same(server.flow.local_endpoint, bound), (
+            assert same_place(server.flow.local_endpoint, bound), (
                 f"local_endpoint is {server.flow.local_endpoint}, the listener's is {bound}"
             )
-            assert _same(client.flow.local_endpoint, server.flow.remote_endpoint), (
+            assert same_place(client.flow.local_endpoint, server.flow.remote_endpoint), (
                 f"the client is at {client.flow.local_endpoint}, "
                 f"the server sees {server.flow.remote_endpoint}"
             )
@@ -151,7 +95,7 @@ class TransportConformance(Conformance):
         async def act(stage: Stage) -> None:
             client, server = await stage.pair()
             for sender, receiver in ((client, server), (server, client)):
-                await self._delivers(stage, sender, receiver, b"there and back")
+                await self.delivers(stage, sender, receiver, b"there and back")
 
         self.on_stage(act)
 
@@ -173,7 +117,7 @@ class TransportConformance(Conformance):
 
         async def act(stage: Stage) -> None:
             client, server = await stage.pair()
-            await self._delivers(stage, client, server, (b"ab", b"", b"c", b"def"), b"abcdef")
+            await self.delivers(stage, client, server, (b"ab", b"", b"c", b"def"), b"abcdef")
 
         self.on_stage(act)
 
@@ -240,7 +184,7 @@ class TransportConformance(Conformance):
             await stage.elsewhere()
             server.flow.resume()
             await stage.soon(lambda: b"held" in server.recorder.data, "what was held comes up")
-            await self._delivers(stage, client, server, b"and what follows")
+            await self.delivers(stage, client, server, b"and what follows")
 
         self.on_stage(act)
 
@@ -283,7 +227,7 @@ class TransportConformance(Conformance):
             client.send(b"waiting")
             await stage.elsewhere()
             server.start()
-            _none(breaches(server, "from inside start"))
+            none_of(breaches(server, "from inside start"))
 
         self.on_stage(act)
 
@@ -298,7 +242,7 @@ class TransportConformance(Conformance):
                 server.send(bytes(1000))
                 await turns(1)
             for end in (client, server):
-                _none([*breaches(end, "from inside send"), *breaches(end, "from inside flush")])
+                none_of([*breaches(end, "from inside send"), *breaches(end, "from inside flush")])
 
         self.on_stage(act)
 
@@ -313,7 +257,9 @@ class TransportConformance(Conformance):
             server.flow.resume()
             server.flow.pause()
             server.flow.resume()
-            _none([*breaches(server, "from inside pause"), *breaches(server, "from inside resume")])
+            none_of(
+                [*breaches(server, "from inside pause"), *breaches(server, "from inside resume")]
+            )
 
         self.on_stage(act)
 
@@ -327,7 +273,7 @@ class TransportConformance(Conformance):
             client.flow.close()
             server.flow.close()
             for end in (client, server):
-                _none([*breaches(end, "from inside close"), *breaches(end, "from inside finish")])
+                none_of([*breaches(end, "from inside close"), *breaches(end, "from inside finish")])
 
         self.on_stage(act)
 
@@ -340,7 +286,7 @@ class TransportConformance(Conformance):
             client.flow.abort()
             server.flow.abort()
             for end in (client, server):
-                _none(breaches(end, "from inside abort"))
+                none_of(breaches(end, "from inside abort"))
 
         self.on_stage(act)
 
@@ -482,7 +428,7 @@ class TransportConformance(Conformance):
             client.flow.close()
             server.flow.close()
             await stage.happens(lambda: client.recorder.is_closed)
-            _none(breaches(client, "not promised, or twice"))
+            none_of(breaches(client, "not promised, or twice"))
 
         self.on_stage(act)
 
@@ -535,7 +481,7 @@ class TransportConformance(Conformance):
             _, (client, server) = await self._fail_above(stage)
             await turns()
             assert not client.recorder.is_closed, "another flow was closed"
-            await self._delivers(stage, client, server, b"still here")
+            await self.delivers(stage, client, server, b"still here")
 
         self.on_stage(act, strict=False)
 
@@ -552,87 +498,6 @@ class TransportConformance(Conformance):
         victim.recorder.received = received  # type: ignore[method-assign]  # to fail is the test
         await stage.insist(lambda: client.send(b"bait"), lambda: raised, "the bait arrives")
         return victim, other
-
-    # -- the listener
-
-    def test_the_listener_frees_its_place(self) -> None:
-        """Where a closed listener was, another one can listen."""
-
-        async def act(stage: Stage) -> None:
-            place = stage.listener.local_endpoint
-            await stage.listener.close()
-            again = await stage.listen(place)
-            assert _same(again.local_endpoint, place), f"{again.local_endpoint} is not {place}"
-            stage.listener = again
-            await self._delivers(stage, *(await stage.pair()), b"at the same place")
-
-        self.on_stage(act)
-
-    def test_two_listeners_do_not_share_a_place(self) -> None:
-        """A second listener at the same place is refused, with an error of ours."""
-
-        async def act(stage: Stage) -> None:
-            try:
-                second = await stage.listen(stage.listener.local_endpoint)
-            except (EstablishmentError, OSError):
-                return
-            await second.close()
-            raise AssertionError(f"two listeners at {stage.listener.local_endpoint}")
-
-        self.on_stage(act)
-
-    def test_flows_outlive_the_listener(self) -> None:
-        """Flows that were handed over go on when their listener is closed."""
-
-        async def act(stage: Stage) -> None:
-            client, server = await stage.pair()
-            await stage.listener.close()
-            await turns()
-            await self._delivers(stage, client, server, b"without a listener")
-            await self._delivers(stage, server, client, b"both ways")
-
-        self.on_stage(act)
-
-    def test_a_paused_listener_holds_back(self) -> None:
-        """A paused listener hands over nothing until it is resumed."""
-
-        async def act(stage: Stage) -> None:
-            if type(stage.listener).pause is ListeningFlow.pause:
-                self.not_claimed("its listener has nothing to pause")
-            stage.listener.pause()
-            await turns()
-            connecting = asyncio.ensure_future(stage.connect())
-            try:
-                await stage.elsewhere()
-                if not self.transport.capabilities.connected:
-                    (await connecting).send(*[b"knock"] * 20)
-                    await stage.elsewhere()
-                assert not stage.waiting, "a flow was handed over by a paused listener"
-                stage.listener.resume()
-                await stage.insist(
-                    lambda: None, lambda: stage.waiting, "the flow comes after resume"
-                )
-                await connecting
-            finally:
-                if not connecting.done():
-                    connecting.cancel()
-                await asyncio.wait([connecting])
-
-        self.on_stage(act)
-
-    # -- helpers
-
-    async def _delivers(
-        self, stage: Stage, sender: End, receiver: End, message: Any, arrives: bytes | None = None
-    ) -> None:
-        """Send one Message and wait for it."""
-        receiver.recorder.forget()
-        expected = message if arrives is None else arrives
-        await stage.insist(
-            lambda: sender.send(message),
-            lambda: expected in receiver.recorder.data,
-            f"{expected!r} arrives (what came is {receiver.recorder.data!r})",
-        )
 
 
 class ConnectedConformance(TransportConformance):
@@ -700,7 +565,7 @@ class ConnectedConformance(TransportConformance):
 
     async def _fail_to_connect(self, stage: Stage) -> Exception:
         other = await stage.listen(stage.place())
-        remote = _remote_of(stage, other)
+        remote = remote_of(stage, other)
         await other.close()
         try:
             async with asyncio.timeout(self.patience):
@@ -800,7 +665,7 @@ class ConnectedConformance(TransportConformance):
                         # Not by ``writable``: that has tests of its own.
                         await stage.soon(
                             lambda number=number, receiver=receiver: (  # type: ignore[misc]  # bound at once
-                                _length(receiver) >= (number + 1) * len(piece)  # noqa: B023
+                                length(receiver) >= (number + 1) * len(piece)  # noqa: B023
                             ),
                             f"{(number + 1) * len(piece)} bytes arrive",
                         )
@@ -808,6 +673,54 @@ class ConnectedConformance(TransportConformance):
                 found = {came[at : at + len(piece)] for at in range(0, len(came), len(piece))}
                 assert found == sent, f"{len(found - sent)} pieces arrived changed"
                 receiver.recorder.forget()
+
+        self.on_stage(act)
+
+    def test_a_large_tail_arrives(self) -> None:
+        """What was sent before close arrives, also if it has to wait for the peer to make room."""
+
+        async def act(stage: Stage) -> None:
+            client, server = await stage.pair()
+            sent = self._burst(client)
+            await turns(2)  # what it does a turn later has a test of its own
+            client.flow.close()
+            await stage.happens(lambda: server.recorder.is_finished or server.recorder.is_closed)
+            came = length(server)
+            assert came == sent, f"{came} of {sent} bytes came"
+            server.flow.close()
+
+        self.on_stage(act)
+
+    def test_a_transfer_with_pauses_is_intact(self) -> None:
+        """A receiver that pauses after each read, and resumes later, misses nothing."""
+        if not self.claims("reliability"):
+            self.not_claimed("reliability is not ALWAYS")
+
+        async def act(stage: Stage) -> None:
+            client, server = await stage.pair()
+            note = server.recorder.received
+            loop = asyncio.get_running_loop()
+
+            def received(parts: Sequence[PartTuple]) -> None:
+                note(parts)
+                server.flow.pause()
+                loop.call_later(0.0002, resume)
+
+            def resume() -> None:
+                if not server.recorder.is_closed:
+                    server.flow.resume()
+
+            server.recorder.received = received  # type: ignore[method-assign]  # watched, not changed
+            for message in numbered(_STREAMED // 2):
+                client.send(message)
+                await turns(2)
+            everything = set(range(_STREAMED // 2))
+            await stage.happens(lambda: set(numbers(server.recorder.data)) >= everything)
+            missing = everything - set(numbers(server.recorder.data))
+            server.recorder.received = note  # type: ignore[method-assign]  # as it was
+            if names(server).count("received") == 1:
+                return  # it never resumes: a test of its own
+            assert not missing, f"{len(missing)} Messages did not arrive, first {min(missing)}"
 
         self.on_stage(act)
 
@@ -846,6 +759,38 @@ class ConnectedConformance(TransportConformance):
 
         self.on_stage(act)
 
+    def test_finish_waits_for_what_is_buffered(self) -> None:
+        """Final comes behind all data, also if that has to wait for the peer to make room."""
+        self._needs_half_close()
+
+        async def act(stage: Stage) -> None:
+            client, server = await stage.pair()
+            sent = self._burst(client)
+            client.flow.finish()
+            await stage.happens(lambda: server.recorder.is_finished or server.recorder.is_closed)
+            came = length(server)
+            assert came == sent, f"{came} of {sent} bytes came before the end"
+
+        self.on_stage(act)
+
+    def test_close_after_finish_is_a_close(self) -> None:
+        """A flow that has finished can still be closed: nothing is received any more."""
+        self._needs_half_close()
+
+        async def act(stage: Stage) -> None:
+            client, server = await stage.pair()
+            client.flow.finish()
+            await stage.happens(lambda: server.recorder.is_finished)
+            client.flow.close()
+            with contextlib.suppress(SendError):
+                server.send(b"unwanted")
+            await stage.elsewhere()
+            assert not client.recorder.data, f"{client.recorder.data!r} came up after close"
+            server.flow.close()
+            await stage.soon(lambda: client.recorder.is_closed, "closed() after close()")
+
+        self.on_stage(act)
+
     def test_finished_comes_once(self) -> None:
         """Finished comes once, also where finish and close follow each other."""
 
@@ -869,7 +814,7 @@ class ConnectedConformance(TransportConformance):
             client, server = await stage.pair()
             client.flow.finish()
             await stage.happens(lambda: server.recorder.is_finished)
-            await self._delivers(stage, server, client, b"the answer")
+            await self.delivers(stage, server, client, b"the answer")
 
         self.on_stage(act)
 
@@ -918,6 +863,34 @@ class ConnectedConformance(TransportConformance):
 
         self.on_stage(act)
 
+    def test_an_abort_before_start_is_told(self) -> None:
+        """That the peer has aborted is told though it came before start."""
+
+        async def act(stage: Stage) -> None:
+            client, server = await stage.pair(start=False)
+            client.flow.abort()
+            await stage.elsewhere()
+            server.start()
+            await stage.soon(lambda: server.recorder.is_closed, "closed() after start()")
+
+        self.on_stage(act)
+
+    def test_abort_does_not_wait_for_room(self) -> None:
+        """The abort of a flow that is full, since its peer does not read, reaches the peer."""
+
+        async def act(stage: Stage) -> None:
+            client, server = await stage.pair()
+            server.flow.pause()
+            await turns()
+            await self._fill(client)
+            client.flow.abort()
+            await stage.elsewhere()
+            if not server.recorder.is_closed:
+                server.flow.resume()
+            await stage.soon(lambda: server.recorder.is_closed, "closed() at the peer")
+
+        self.on_stage(act)
+
     def test_a_full_flow_says_so(self) -> None:
         """A flow whose peer does not read says writable(False)."""
 
@@ -946,14 +919,60 @@ class ConnectedConformance(TransportConformance):
 
         self.on_stage(act)
 
+    def test_what_is_sent_to_a_full_flow_arrives(self) -> None:
+        """A flow that has said writable(False) takes more all the same, and delivers it."""
+
+        async def act(stage: Stage) -> None:
+            client, server = await stage.pair()
+            sent = self._burst(client)
+            for _ in range(50):
+                await turns(1)
+                if not client.recorder.is_writable:
+                    break
+            else:
+                return  # never full: a test of its own
+            with contextlib.suppress(SendError):
+                client.send(*numbered(20))
+            await stage.happens(lambda: length(server) >= sent + 80)
+            tail = server.recorder.data[sent:]
+            assert numbers(tail) == list(range(20)), (
+                f"of 20 Messages that were sent to a full flow {len(tail) // 4} came"
+            )
+
+        self.on_stage(act)
+
+    def test_writable_says_each_change_once(self) -> None:
+        """No change of writable is told twice: False and True come in turn."""
+
+        async def act(stage: Stage) -> None:
+            client, server = await stage.pair(start=False)
+            await self._fill(client)
+            server.start()
+            await stage.happens(lambda: client.recorder.is_writable)
+            await turns()
+            none_of(breaches(client, "writable("))
+
+        self.on_stage(act)
+
     async def _fill(self, client: End) -> None:
-        limit = client.flow.read("sendMsgMaxLen")
-        piece = bytes(PIECE if limit is None else min(PIECE, limit))
+        """Send until it is full, or FULL bytes."""
+        piece = self._piece(client)
         for _ in range(FULL // len(piece)):
             client.send(piece)
             await turns(3)
             if not client.recorder.is_writable:
                 return
+
+    def _burst(self, client: End) -> int:
+        """Send more at once than any system buffers; how many bytes."""
+        piece = self._piece(client)
+        for _ in range(PIECES):
+            client.send(piece)
+        return PIECES * len(piece)
+
+    def _piece(self, client: End) -> bytes:
+        limit = client.flow.read("sendMsgMaxLen")
+        return b"." * (PIECE if limit is None else min(PIECE, limit))
 
 
 #: Messages that are sent one by one.
@@ -1000,11 +1019,24 @@ class _Boundaries(TransportConformance):
             messages = [bytes([length % 256]) * length for length in (1, 2, 3, 10, 100, 500, 7)]
             await stage.insist(
                 lambda: client.send(*messages),
-                lambda: _length(server) >= sum(map(len, messages)),
+                lambda: length(server) >= sum(map(len, messages)),
                 "as many bytes as were sent",
             )
             changed = set(server.recorder.messages) - set(messages)
-            assert not changed, f"{_short(next(iter(changed)))} is no Message that was sent"
+            assert not changed, f"{short(next(iter(changed)))} is no Message that was sent"
+
+        self.on_stage(act)
+
+    def test_flush_alone_sends_nothing(self) -> None:
+        """A flush with nothing to let go makes no Message."""
+
+        async def act(stage: Stage) -> None:
+            client, server = await stage.pair()
+            server.recorder.forget()
+            for _ in range(3):
+                client.flow.flush()
+            await stage.elsewhere()
+            assert not server.recorder.messages, f"what came is {server.recorder.messages}"
 
         self.on_stage(act)
 
@@ -1073,7 +1105,7 @@ class _Boundaries(TransportConformance):
                 "the next Message arrives",
             )
             wrong = set(server.recorder.messages) - {b"of a proper size"}
-            assert not wrong, f"what arrived is {_short(wrong.pop())}"
+            assert not wrong, f"what arrived is {short(wrong.pop())}"
 
         self.on_stage(act)
 
@@ -1152,38 +1184,3 @@ class DatagramConformance(_Boundaries):
             assert not server.recorder.is_closed, "the other end was closed"
 
         self.on_stage(act)
-
-
-def _none(found: Iterable[str]) -> None:
-    """Fail with the first, if there is one."""
-    for sentence in found:
-        raise AssertionError(sentence)
-
-
-def _length(end: End) -> int:
-    """Bytes that came up."""
-    return sum(len(data) for data, _, _ in end.recorder.parts)
-
-
-def _short(data: bytes) -> str:
-    return repr(data) if len(data) <= 20 else f"{data[:20]!r}… ({len(data)} bytes)"
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Whether two endpoints are the same place, as far as both say something."""
-    if one is None or other is None:
-        return True
-    return all(
-        getattr(one, name) == getattr(other, name)
-        for name in ("ip_address", "port", "identifiers")
-        if getattr(one, name) and getattr(other, name)
-    )
-
-
-def _remote_of(stage: Stage, listener: ListeningFlow) -> RemoteEndpoint:
-    """Where a client would find ``listener``."""
-    kept, stage.listener = stage.listener, listener
-    try:
-        return stage.remote
-    finally:
-        stage.listener = kept

@@ -188,6 +188,16 @@ class TakesEverything(HonestCodec):
             self.refuse()
 
 
+@sabotage("test_the_largest_message_is_carried")
+class OneTooFew(HonestCodec):
+    """Receives what is below the limit, and sends what is at it too."""
+
+    def next(self, data: bytes, position: int) -> bytes | None:
+        if data[position : position + 4] == LIMIT.to_bytes(4):
+            self.too_long(LIMIT)
+        return super().next(data, position)
+
+
 @sabotage("test_a_cut_off_message_is_an_error")
 class ForgetsTheRest(HonestCodec):
     """Eats what it cannot parse yet, and remembers it without saying so."""

@@ -283,6 +283,48 @@ class Corrupts(SabotagedFlow):
         return super().send(data, record, end_of_message)
 
 
+@sabotage("test_a_large_tail_arrives")
+class ClosesWhatIsFull(SabotagedFlow):
+    """Closes with what fits, and forgets what does not."""
+
+    def close(self) -> None:
+        self.drop_what_waits()
+        super().close()
+
+    def drop_what_waits(self) -> None:
+        honest: Any = self.lower
+        honest._queue.clear()
+        honest._pending = 0
+
+
+@sabotage("test_finish_waits_for_what_is_buffered")
+class FinishesWhatIsFull(ClosesWhatIsFull):
+    """Finishes with what fits, and forgets what does not."""
+
+    def close(self) -> None:
+        SabotagedFlow.close(self)
+
+    def finish(self) -> None:
+        self.drop_what_waits()
+        self.lower.finish()
+
+
+@sabotage("test_what_is_sent_to_a_full_flow_arrives")
+class DropsWhenFull(SabotagedFlow):
+    """Takes writable(False) for leave to drop."""
+
+    full = False
+
+    def writable(self, writable: bool, /) -> None:
+        self.full = not writable
+        self.receiver.writable(writable)
+
+    def send(self, data: Data, record: SendRecord | None, end_of_message: bool, /) -> bool | None:
+        if self.full and not self.ending:
+            return None
+        return super().send(data, record, end_of_message)
+
+
 @sabotage("test_send_after_close_is_refused")
 class SwallowsWhatComesTooLate(SabotagedFlow):
     """Takes Messages after the end, in silence."""
@@ -343,6 +385,62 @@ class PausesLate(SabotagedFlow):
         self.receiver.received(parts)
         if self.wanted:
             self.lower.pause()
+
+
+@sabotage("test_a_transfer_with_pauses_is_intact")
+class LosesAtResume(SabotagedFlow):
+    """Loses the read that crosses the third resume."""
+
+    resumes = 0
+
+    def resume(self) -> None:
+        self.resumes += 1
+        self.lower.resume()
+
+    def received(self, parts: Sequence[PartTuple]) -> None:
+        if self.resumes == 3:
+            self.resumes += 1
+        else:
+            self.receiver.received(parts)
+
+
+@sabotage("test_pause_from_inside_received_holds")
+class PausesFromOutside(SabotagedFlow):
+    """Has an eye on pause, except while it delivers."""
+
+    delivering = False
+
+    def pause(self) -> None:
+        if not self.delivering:
+            self.lower.pause()
+
+    def received(self, parts: Sequence[PartTuple]) -> None:
+        self.delivering = True
+        try:
+            self.receiver.received(parts)
+        finally:
+            self.delivering = False
+
+
+@sabotage("test_nothing_follows_an_end_from_inside_received")
+class DeliversTheRest(SabotagedFlow):
+    """Delivers a read in two pieces, whatever happens at the first."""
+
+    def received(self, parts: Sequence[PartTuple]) -> None:
+        for data, context, end in parts:
+            self.receiver.received([(data[:1], context, False)])
+            if data[1:]:
+                self.receiver.received([(data[1:], context, end)])
+
+
+@sabotage("test_writable_says_each_change_once")
+class SaysItTwice(SabotagedFlow):
+    """Says again that it is full."""
+
+    def writable(self, writable: bool, /) -> None:
+        self.receiver.writable(writable)
+        if not writable:
+            self.receiver.writable(writable)
 
 
 @sabotage("test_resume_delivers_what_waited")
@@ -438,6 +536,23 @@ class ForgetsAnEarlyEnd(SabotagedFlow):
     def finished(self) -> None:
         if not self.fresh:
             self.receiver.finished()
+
+
+@sabotage("test_an_abort_before_start_is_told")
+class ForgetsAnEarlyAbort(SabotagedFlow):
+    """Does not keep the error that came before start."""
+
+    too_late = False
+
+    def start(self, receiver: Receiver) -> None:
+        honest: Any = self.lower
+        self.too_late = honest.is_over
+        super().start(receiver)
+
+    def closed(self, error: Exception | None) -> None:
+        self.gone = True
+        if error is None or not self.too_late:
+            self.receiver.closed(error)
 
 
 @sabotage("test_a_flow_that_is_never_started_can_be_dropped")
@@ -540,6 +655,57 @@ class NeverClosedAfterAbort(SabotagedFlow):
     def closed(self, error: Exception | None) -> None:
         if not self.aborted:
             super().closed(error)
+
+
+@sabotage("test_abort_does_not_wait_for_room")
+class AbortsInOrder(SabotagedFlow):
+    """Waits with its abort until there is room."""
+
+    full = False
+
+    def writable(self, writable: bool, /) -> None:
+        self.full = not writable
+        self.receiver.writable(writable)
+
+    def abort(self) -> None:
+        if not self.full:
+            super().abort()
+
+
+@sabotage("test_close_after_finish_is_a_close")
+class ClosesOnce(SabotagedFlow):
+    """Has nothing left to do for close once it has finished."""
+
+    finishing = False
+
+    def finish(self) -> None:
+        self.finishing = True
+        self.lower.finish()
+
+    def close(self) -> None:
+        if not self.finishing:
+            super().close()
+
+
+@sabotage("test_calls_after_the_end_do_nothing")
+class TripsAfterTheEnd(SabotagedFlow):
+    """Has no transport to resume any more."""
+
+    def resume(self) -> None:
+        if self.gone:
+            raise AttributeError("'NoneType' object has no attribute 'resume_reading'")
+        self.lower.resume()
+
+
+@sabotage("test_endpoints_can_be_asked_for_when_it_is_over")
+class ForgetsWhereItWas(SabotagedFlow):
+    """Asks a socket that is closed."""
+
+    @property
+    def local_endpoint(self) -> LocalEndpoint | None:
+        if self.gone:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        return self.lower.local_endpoint
 
 
 @sabotage("test_closed_follows_close")
@@ -754,6 +920,23 @@ class Splits(SabotagedFlow):
         return super().send(data, record, end_of_message)
 
 
+@sabotage("test_flush_alone_sends_nothing", MemoryMessages)
+class FlushesNothing(SabotagedFlow):
+    """Writes what it has gathered, be it nothing."""
+
+    sent = False
+
+    def send(self, data: Data, record: SendRecord | None, end_of_message: bool, /) -> bool | None:
+        self.sent = True
+        return super().send(data, record, end_of_message)
+
+    def flush(self) -> None:
+        if not self.sent and not self.ending:
+            self.lower.send(b"", None, True)
+        self.sent = False
+        self.lower.flush()
+
+
 @sabotage("test_an_empty_message_arrives", MemoryMessages)
 class LosesEmptyMessages(SabotagedFlow):
     """Has nothing to write for a Message without bytes."""
@@ -835,6 +1018,26 @@ class AppliesEverything(SabotagedFlow):
 
     def apply(self, property: str, value: Any, /) -> bool:  # noqa: A002  # RFC 9622's word
         return True
+
+
+@sabotage("test_every_property_can_be_read")
+class ReadsAClosedSocket(SabotagedFlow):
+    """Asks a socket that is closed."""
+
+    def read(self, property: str, /) -> Any:  # noqa: A002  # RFC 9622's word
+        if self.gone and property == "connTimeout":
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        return self.lower.read(property)
+
+
+@sabotage("test_a_value_is_applied_or_refused_in_our_words")
+class ConvertsInfinity(SabotagedFlow):
+    """Takes every number of seconds for one of milliseconds that fits."""
+
+    def apply(self, property: str, value: Any, /) -> bool:  # noqa: A002  # RFC 9622's word
+        if property == "connTimeout":
+            int(value * 1000)
+        return self.lower.apply(property, value)
 
 
 # ----------------------------------------------------------------- connecting
@@ -945,6 +1148,133 @@ class TakesItsFlowsAlong(SabotagedListener):
         for flow in self.transport.flows:
             if not flow.client and not flow.gone:
                 flow.lower.abort()
+
+
+@sabotage("test_failed_listen_leaves_nothing")
+class LeaksWhenInUse(_Leaks):
+    """Leaves a task behind when its place is taken."""
+
+    async def listen(self, request: ListenRequest) -> ListeningFlow:
+        try:
+            return await super().listen(request)
+        except OSError:
+            self.leak()
+            raise
+
+
+@sabotage("test_cancelled_listen_leaves_nothing")
+class LeaksWhenListenIsCancelled(_Leaks):
+    """Leaves a task behind when listen is cancelled."""
+
+    async def listen(self, request: ListenRequest) -> ListeningFlow:
+        try:
+            for _ in range(3):
+                await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            self.leak()
+            raise
+        return await super().listen(request)
+
+
+@sabotage("test_a_listener_can_be_closed_twice")
+class ClosesOnlyOnce(SabotagedListener):
+    """Has no socket to pause any more."""
+
+    stopped = False
+
+    async def close(self) -> None:
+        self.stopped = True
+        await self.lower.close()
+
+    def pause(self) -> None:
+        if self.stopped:
+            raise ValueError("Invalid file descriptor: -1")
+        self.lower.pause()
+
+
+class _Takes(Sabotaged):
+    """Stands between the listener and whoever takes its flows."""
+
+    async def listen(self, request: ListenRequest) -> ListeningFlow:
+        def incoming(flow: Flow, admitted: Any) -> None:
+            self.hand_over(request, flow, admitted)
+
+        return await super().listen(listen_request(request.local, incoming))
+
+    def hand_over(self, request: ListenRequest, flow: Flow, admitted: Any) -> None:
+        request.incoming(flow, admitted)
+
+
+@sabotage("test_a_failing_taker_costs_one_flow")
+class GivesUpOnItsTaker(_Takes):
+    """Hands over nothing any more once that has failed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failed: list[ListenRequest] = []
+
+    def hand_over(self, request: ListenRequest, flow: Flow, admitted: Any) -> None:
+        if request in self.failed:
+            flow.abort()
+            return
+        try:
+            request.incoming(flow, admitted)
+        except Exception:
+            self.failed.append(request)
+            raise
+
+
+@sabotage("test_a_closed_listener_hands_over_nothing")
+class HandsOverLate(_Takes):
+    """Has a flow in its hands when it is closed."""
+
+    def hand_over(self, request: ListenRequest, flow: Flow, admitted: Any) -> None:
+        asyncio.get_running_loop().call_later(0.001, request.incoming, flow, admitted)
+
+
+@sabotage("test_many_flows_at_once")
+class TakesOnlySoMany(_Takes):
+    """Has a limit of its own for what comes in one turn of the loop."""
+
+    turn = 0
+
+    def hand_over(self, request: ListenRequest, flow: Flow, admitted: Any) -> None:
+        self.turn += 1
+        if self.turn == 1:
+            asyncio.get_running_loop().call_soon(setattr, self, "turn", 0)
+        if self.turn > 32:
+            flow.abort()
+        else:
+            request.incoming(flow, admitted)
+
+
+class _Counted(SabotagedListener):
+    def resume(self) -> None:
+        transport: Any = self.transport
+        transport.waited = 0
+        asyncio.get_running_loop().call_later(0.001, setattr, transport, "waited", None)
+        self.lower.resume()
+
+    async def close(self) -> None:
+        transport: Any = self.transport
+        transport.waited = None
+        await self.lower.close()
+
+
+@sabotage("test_a_paused_listener_loses_nobody")
+class ForgetsWhoWaits(_Takes):
+    """Hands over the first ten of those who came while it was paused."""
+
+    listener = _Counted
+    waited: int | None = None
+
+    def hand_over(self, request: ListenRequest, flow: Flow, admitted: Any) -> None:
+        if self.waited is not None:
+            self.waited += 1
+            if self.waited > 10:
+                flow.abort()
+                return
+        request.incoming(flow, admitted)
 
 
 @sabotage("test_a_paused_listener_holds_back")
