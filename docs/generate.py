@@ -15,9 +15,13 @@ from typing import TYPE_CHECKING, Any, Final
 import taps_tcp
 from taps_core.model.properties import DSCP, PROPERTIES, Kind, Property, TransportProperties
 from taps_core.planning import states
+from taps_core.testing import conformance
+from taps_core.testing.conformance import base, listeners, odd_moments, transports
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from taps_core.testing.conformance import Conformance
 
 DOCS: Final = Path(__file__).parent
 
@@ -184,10 +188,71 @@ def states_page() -> str:
     )
 
 
+CONFORMANCE: Final = """\
+# Conformance
+
+Every promise that the suites of `taps_core.testing.conformance` test, with the name of its test
+(this page is made by `python docs/generate.py`). How to run them, what a verdict tells and which
+claim of a plugin's table switches on what: [write a plugin](../how-to/write-a-plugin.md#test-it).
+"""
+
+#: Heading → the classes whose promises stand below it, and what is said of them.
+SUITES: Final[Mapping[str, tuple[tuple[type[Conformance], ...], str]]] = {
+    "Every transport: its declaration": (
+        (base.TransportSuite,),
+        "`ByteStreamConformance`, `MessageConformance` and `DatagramConformance` hold these and "
+        "the following.",
+    ),
+    "Every transport: its listener": ((listeners.ListenerPromises,), ""),
+    "Every transport: odd moments": ((odd_moments.OddMoments,), ""),
+    "Every transport: its flows": ((conformance.TransportConformance,), ""),
+    "Transports that are connected": (
+        (conformance.ConnectedConformance,),
+        "In `ByteStreamConformance` and `MessageConformance`.",
+    ),
+    "Byte streams": ((conformance.ByteStreamConformance,), "In `ByteStreamConformance`."),
+    "Message boundaries": (
+        (transports.BoundaryPromises,),
+        "In `MessageConformance` and `DatagramConformance`.",
+    ),
+    "Messages": ((conformance.MessageConformance,), "In `MessageConformance`."),
+    "Datagrams": (
+        (conformance.DatagramConformance,),
+        "In `DatagramConformance`. Messages may be lost: what must arrive is sent until it does.",
+    ),
+    "Security layers": (
+        (conformance.SecurityLayerConformance,),
+        "`SecurityLayerConformance`, over the transports in memory.",
+    ),
+    "Framers": (
+        (conformance.FramerConformance,),
+        "`FramerConformance`, in Connections over the transports in memory.",
+    ),
+}
+
+
+def conformance_page() -> str:
+    """The whole of reference/conformance.md."""
+    parts = [CONFORMANCE]
+    for heading, (suites, text) in SUITES.items():
+        rows = [
+            f"| {suite.promise(name)} | `{name}` |"
+            for suite in suites
+            for name in vars(suite)
+            if name.startswith("test_")
+        ]
+        lines = ["| Promise | Test |", "|---|---|", *rows]
+        parts.append(
+            f"## {heading}\n\n" + (f"{text}\n\n" if text else "") + "\n".join(lines) + "\n"
+        )
+    return "\n".join(parts)
+
+
 #: File below docs/ → what makes its content.
 PAGES: Final = {
     "reference/properties.md": properties_page,
     "reference/states.md": states_page,
+    "reference/conformance.md": conformance_page,
 }
 
 if __name__ == "__main__":

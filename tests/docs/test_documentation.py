@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import os
 import re
 import shlex
 import subprocess
@@ -17,6 +18,8 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 #: Fenced blocks: language word, content.
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")
+#: What a page may import as if it were installed.
+THIRD_PARTY = [ROOT / "examples" / "third_party" / f"taps-{name}" for name in ("unix", "slip")]
 #: Printed between two blocks of a page, so that their outputs can be told apart.
 SEAM = "\x1e"
 
@@ -33,6 +36,7 @@ def run(source: str) -> str:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-"],
         input=source,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, THIRD_PARTY))},
         capture_output=True,
         text=True,
         timeout=60,

@@ -148,7 +148,7 @@ class ListenerPromises(TransportSuite):
         self.on_stage(act)
 
     def test_a_failing_taker_costs_one_flow(self) -> None:
-        """An exception from ``incoming`` costs that flow; others are handed over."""
+        """An exception that incoming raises costs that flow; others are handed over."""
 
         async def act(stage: Stage) -> None:
             raised: list[Flow] = []

@@ -676,6 +676,21 @@ class ConnectedConformance(TransportConformance):
 
         self.on_stage(act)
 
+    def test_close_is_no_error_at_the_peer(self) -> None:
+        """The peer of a flow that closes is told an orderly end."""
+
+        async def act(stage: Stage) -> None:
+            client, server = await stage.pair()
+            client.send(b"all of it")
+            client.flow.close()
+            await stage.happens(lambda: server.recorder.is_finished or server.recorder.is_closed)
+            await stage.elsewhere()
+            error = server.recorder.error
+            assert error is None, f"closed() came up with {error!r}"
+            server.flow.close()
+
+        self.on_stage(act)
+
     def test_a_large_tail_arrives(self) -> None:
         """What was sent before close arrives, also if it has to wait for the peer to make room."""
 
@@ -842,7 +857,10 @@ class ConnectedConformance(TransportConformance):
             client.flow.close()
             await stage.elsewhere()
             server.start()
-            await stage.soon(lambda: server.recorder.is_finished, "finished() after start()")
+            await stage.soon(
+                lambda: server.recorder.is_finished or server.recorder.is_closed,
+                "finished() after start()",
+            )
 
         self.on_stage(act)
 
@@ -1008,7 +1026,7 @@ class ByteStreamConformance(ConnectedConformance):
         self.on_stage(act)
 
 
-class _Boundaries(TransportConformance):
+class BoundaryPromises(TransportConformance):
     """What transports promise that keep Message boundaries."""
 
     def test_boundaries_are_kept(self) -> None:
@@ -1136,7 +1154,7 @@ class _Boundaries(TransportConformance):
         self.on_stage(act)
 
 
-class MessageConformance(ConnectedConformance, _Boundaries):
+class MessageConformance(ConnectedConformance, BoundaryPromises):
     """What a transport promises whose data unit is the Message.
 
     ::
@@ -1153,7 +1171,7 @@ class MessageConformance(ConnectedConformance, _Boundaries):
         assert self.claims("preserveMsgBoundaries"), "preserveMsgBoundaries is not ALWAYS"
 
 
-class DatagramConformance(_Boundaries):
+class DatagramConformance(BoundaryPromises):
     """What a transport promises whose data unit is the datagram.
 
     ::

@@ -708,6 +708,31 @@ class ForgetsWhereItWas(SabotagedFlow):
         return self.lower.local_endpoint
 
 
+@sabotage("test_close_is_no_error_at_the_peer")
+class CloseLooksAborted(SabotagedFlow):
+    """Takes the peer's close for a failure, since it will not read any more."""
+
+    parted = False
+
+    def close(self) -> None:
+        for flow in self.transport.flows:
+            ends = str(flow.local_endpoint), str(flow.remote_endpoint)
+            if ends == (str(self.remote_endpoint), str(self.local_endpoint)):
+                flow.parted = True  # type: ignore[attr-defined]  # of this class
+        super().close()
+
+    def finished(self) -> None:
+        if not self.parted:
+            self.receiver.finished()
+            return
+        self.closed(ConnectionError("the peer hung up"))
+        self.lower.abort()
+
+    def closed(self, error: Exception | None) -> None:
+        if not self.gone:
+            super().closed(error)
+
+
 @sabotage("test_closed_follows_close")
 class ClosedWithAnError(SabotagedFlow):
     """Calls an orderly end an error."""

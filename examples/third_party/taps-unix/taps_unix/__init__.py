@@ -19,21 +19,6 @@ if TYPE_CHECKING:
 PATH = "_unix.path"
 
 
-class UnixListener(tp.StreamListener):
-    """Takes its socket file along when it stops, unless it is another's by now."""
-
-    def __init__(self, sock: socket.socket, request: tp.ListenRequest) -> None:
-        self._path = path_of(request.local)
-        self._file = os.stat(self._path)
-        super().__init__(sock, request)
-
-    def stopping(self) -> None:
-        """Called once, before the socket closes."""
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(self._file, os.stat(self._path)):
-                os.unlink(self._path)
-
-
 class Unix(tp.Transport):
     """A byte stream between two processes of one machine."""
 
@@ -76,6 +61,21 @@ def path_of(endpoint: tp.LocalEndpoint | tp.RemoteEndpoint) -> str:
         return path
     sentence = f"{PATH} is the path of a socket file, not {path!r}"
     raise tp.EstablishmentError(sentence, reason=tp.Reason.INVALID_CONFIGURATION)
+
+
+class UnixListener(tp.StreamListener):
+    """Takes its socket file along when it stops, unless it is another's by now."""
+
+    def __init__(self, sock: socket.socket, request: tp.ListenRequest) -> None:
+        self._path = path_of(request.local)
+        self._file = os.stat(self._path)
+        super().__init__(sock, request)
+
+    def stopping(self) -> None:
+        """Called once, before the socket closes."""
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(self._file, os.stat(self._path)):
+                os.unlink(self._path)
 
 
 def remove_stale(path: str) -> None:
