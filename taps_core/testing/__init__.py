@@ -28,11 +28,13 @@ from taps_core.testing.requests import accept_request, connect_request, listen_r
 from taps_core.testing.rig import End, Rig
 from taps_core.testing.scripted import ScriptedFlow, SentPart
 from taps_core.testing.transports import memory_transports
+from taps_core.testing.virtual_time import DeadlockError, VirtualClockLoop
 
 __all__ = [
     "Call",
     "CheckedFlow",
     "Chunk",
+    "DeadlockError",
     "End",
     "Fate",
     "LeakError",
@@ -48,6 +50,7 @@ __all__ = [
     "Rig",
     "ScriptedFlow",
     "SentPart",
+    "VirtualClockLoop",
     "accept_request",
     "accidents",
     "connect_request",
