@@ -19,34 +19,25 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import errno
-import itertools
-import os
 from collections import deque
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
-from taps_core.model.endpoints import LocalEndpoint, canonical_address
+from taps_core.model.endpoints import LocalEndpoint
 from taps_core.model.errors import EstablishmentError, Reason
 from taps_core.model.layers import ListeningFlow
+from taps_core.testing.ports import Ports, canonical
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from taps_core.model.flow import Flow
     from taps_core.model.layers import ConnectRequest, ListenRequest
+    from taps_core.testing.ports import Address
 
-__all__ = ["Address", "MemoryListener", "MemoryNetwork", "canonical", "hand_over", "refused"]
-
-#: IP address as text, and port.
-Address: TypeAlias = tuple[str, int]
-
-_ANY_IPV4 = "0.0.0.0"  # nothing is bound outside this process
-_ANY = "::"
-_FIRST_EPHEMERAL_PORT = 49152  # RFC 6335, section 6
-_LAST_PORT = 65535
+__all__ = ["MemoryListener", "MemoryNetwork", "hand_over", "refused"]
 
 
-class MemoryNetwork:
+class MemoryNetwork(Ports):
     """A switchboard of listeners by transport, address and port.
 
     Attributes:
@@ -58,15 +49,11 @@ class MemoryNetwork:
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.wiretap: Callable[[bytes], None] | None = None
         self.tickets: set[Address] = set()
-        self.dropped = 0
-        self._doors: dict[tuple[str, str, int], Any] = {}
-        self._routes: dict[tuple[str, Address, Address], Any] = {}
-        self._flows: set[Flow] = set()
         self._round_trips: dict[str, float] = {}
         self._blackholes: set[str] = set()
-        self._ports = itertools.cycle(range(_FIRST_EPHEMERAL_PORT, _LAST_PORT + 1))
 
     def __repr__(self) -> str:
         return (
@@ -74,21 +61,6 @@ class MemoryNetwork:
         )
 
     # -- what tests look at and arrange
-
-    @property
-    def open_flows(self) -> int:
-        """Ends of flows that are not closed yet: two for each connection."""
-        return len(self._flows)
-
-    @property
-    def flows(self) -> tuple[Flow, ...]:
-        """The open ends themselves, in no order; to see what was left."""
-        return tuple(self._flows)
-
-    @property
-    def open_listeners(self) -> int:
-        """Listeners that have not been closed."""
-        return len(self._doors)
 
     def blackhole(self, address: str, swallows: bool = True) -> None:
         """Let ``address`` swallow everything: connects hang, datagrams are lost.
@@ -122,49 +94,6 @@ class MemoryNetwork:
         """Whether one of the addresses is a black hole."""
         return not self._blackholes.isdisjoint(addresses)
 
-    def bind(self, kind: str, local: LocalEndpoint, door: Any) -> Address:
-        """Let ``door`` be found at ``local``; an unset port is chosen.
-
-        Args:
-            kind: Name of the transport; each has its own ports.
-            local: Where. Without an address, or with ``::``, at all of them.
-            door: What :meth:`door` gives for this address.
-
-        Raises:
-            OSError: ``EADDRINUSE``.
-        """
-        address = local.ip_address or _ANY
-        port = local.port or self.free_port(kind, address)
-        if self._taken(kind, address, port):
-            raise OSError(errno.EADDRINUSE, f"{os.strerror(errno.EADDRINUSE)}: {address}:{port}")
-        self._doors[kind, address, port] = door
-        return address, port
-
-    def unbind(self, kind: str, address: Address) -> None:
-        """Free what :meth:`bind` took; nothing happens where it is free already."""
-        self._doors.pop((kind, *address), None)
-
-    def door(self, kind: str, address: Address) -> Any | None:
-        """What is bound at ``address`` or at a wildcard that covers it."""
-        host, port = address
-        for candidate in (host, _ANY_IPV4, _ANY):
-            if _covers(candidate, host) or candidate == _ANY:
-                door = self._doors.get((kind, candidate, port))
-                if door is not None:
-                    return door
-        return None
-
-    def free_port(self, kind: str, host: str) -> int:
-        """A port from the ephemeral range that is not bound at ``host``.
-
-        Ports go round all kinds, so that one chosen for a transport is
-        normally free for the others too.
-        """
-        for port in itertools.islice(self._ports, _LAST_PORT - _FIRST_EPHEMERAL_PORT + 1):
-            if not self._taken(kind, host, port):
-                return port
-        raise OSError(errno.EADDRINUSE, "no port is left")
-
     def ends(self, kind: str, request: ConnectRequest) -> tuple[Address, Address]:
         """Local and remote address of a flow to be made.
 
@@ -196,39 +125,6 @@ class MemoryNetwork:
             raise refused(there)
         return door
 
-    def add_flow(self, flow: Flow) -> None:
-        """Count ``flow`` as open."""
-        self._flows.add(flow)
-
-    def remove_flow(self, flow: Flow) -> None:
-        """Count ``flow`` as closed."""
-        self._flows.discard(flow)
-
-    def add_route(self, kind: str, here: Address, there: Address, flow: Any) -> None:
-        """Let what comes from ``there`` to ``here`` go to ``flow``; for connectionless transports.
-
-        Raises:
-            OSError: ``EADDRINUSE``: another flow has this pair of addresses.
-        """
-        if self._routes.setdefault((kind, here, there), flow) is not flow:
-            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-
-    def remove_route(self, kind: str, here: Address, there: Address) -> None:
-        """Undo :meth:`add_route`."""
-        self._routes.pop((kind, here, there), None)
-
-    def route(self, kind: str, here: Address, there: Address) -> Any | None:
-        """The flow that has this pair of addresses."""
-        return self._routes.get((kind, here, there))
-
-    def _taken(self, kind: str, host: str, port: int) -> bool:
-        return any(
-            bound_kind == kind
-            and bound_port == port
-            and (_covers(bound, host) or _covers(host, bound))
-            for bound_kind, bound, bound_port in self._doors
-        )
-
 
 class MemoryListener(ListeningFlow):
     """The listener of a connected transport: a backlog, handed out from the loop.
@@ -246,7 +142,7 @@ class MemoryListener(ListeningFlow):
 
     def __init__(
         self,
-        network: MemoryNetwork,
+        network: Ports,
         kind: str,
         request: ListenRequest,
         *,
@@ -327,26 +223,3 @@ def hand_over(flow: Flow, incoming: Callable[..., None], *more: Any) -> None:
         asyncio.get_running_loop().call_exception_handler(
             {"message": f"nobody took the inbound {flow!r}", "exception": error}
         )
-
-
-def canonical(address: str) -> str:
-    """The one way of writing an IP address that comparisons can use.
-
-    Raises:
-        ValueError: It is none.
-    """
-    text = canonical_address(address)
-    if text is None:
-        raise ValueError(f"{address!r} is not an IP address")
-    return text
-
-
-def _covers(bound: str, host: str) -> bool:
-    """Whether a listener bound there has this address to itself.
-
-    ``::`` also answers for IPv4 where nobody else does, but is no conflict:
-    programs bind both wildcards to one port.
-    """
-    if bound == host:
-        return True
-    return bound == (_ANY if ":" in host else _ANY_IPV4)

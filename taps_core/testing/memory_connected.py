@@ -2,9 +2,10 @@
 
 ::
 
-    send → gathered ─flush→ queue ─while the window has room→ link → inbox ─turn→ received
+    send → gathered ─flush→ queue ─while the window has room→ wire → inbox ─turn→ received
 
-The window counts what is on the link and in the inbox. What does not fit stays
+The window counts what is on the wire and in the inbox. How it gets from one end
+to the other is the wire's business (:mod:`taps_core.testing.memory_wire`). What does not fit stays
 in the queue of the sender, who reports ``writable(False)`` when more than
 another window has gathered there.
 
@@ -19,17 +20,19 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from taps_core.model.errors import ConnectionError, Reason, SendError
-from taps_core.testing.memory_flow import Link, MemoryFlow, joined
+from taps_core.testing.memory_flow import MemoryFlow, joined
+from taps_core.testing.memory_wire import Item
 
 if TYPE_CHECKING:
     import contextvars
 
     from taps_core.model.endpoints import RemoteEndpoint
     from taps_core.model.flow import Data, PartTuple, Receiver
-    from taps_core.model.messages import MessageContext, SendRecord
-    from taps_core.testing.memory import Address, MemoryNetwork
+    from taps_core.model.messages import SendRecord
+    from taps_core.testing.memory_wire import Wire
+    from taps_core.testing.ports import Address, Ports
 
-__all__ = ["WINDOW", "Chunk", "ConnectedFlow", "Item"]
+__all__ = ["WINDOW", "Chunk", "ConnectedFlow"]
 
 #: Bytes that a flow holds for a receiver that does not take them.
 WINDOW = 64 * 1024
@@ -37,41 +40,6 @@ WINDOW = 64 * 1024
 #: Most bytes that come up at once, the rest after another turn of the loop: a
 #: number, or what gives one for the number of bytes that are there.
 Chunk: TypeAlias = int | Callable[[int], int]
-
-
-class Item:
-    """A Message or a part of one between ``send`` and the peer's ``received``.
-
-    Attributes:
-        data: Its bytes.
-        end_of_message: Whether it is the last part.
-        cost: What it takes of the window.
-        context: What comes up with it.
-        record: Where its fate is to be reported.
-    """
-
-    __slots__ = ("context", "cost", "data", "end_of_message", "record")
-
-    def __init__(
-        self,
-        data: bytes,
-        end_of_message: bool,
-        *,
-        cost: int,
-        context: MessageContext | None = None,
-    ) -> None:
-        self.data = data
-        self.end_of_message = end_of_message
-        self.cost = cost
-        self.context = context
-        self.record: SendRecord | None = None
-
-    def split(self, size: int) -> Item:
-        """Take the first ``size`` bytes off."""
-        first = Item(self.data[:size], False, cost=size, context=self.context)
-        self.data = self.data[size:]
-        self.cost -= size
-        return first
 
 
 class ConnectedFlow(MemoryFlow):
@@ -97,7 +65,7 @@ class ConnectedFlow(MemoryFlow):
 
     def __init__(
         self,
-        network: MemoryNetwork,
+        network: Ports,
         here: Address,
         there: Address,
         *,
@@ -110,8 +78,7 @@ class ConnectedFlow(MemoryFlow):
         self.window = window
         self._chunk = chunk
         # Outbound.
-        self.peer: ConnectedFlow = self  # until joined
-        self.link = Link(0.0)
+        self.wire: Wire
         self._gathered: list[Item] = []
         self._queue: deque[Item] = deque()
         self._pending = 0  # cost of what is gathered or queued
@@ -127,12 +94,6 @@ class ConnectedFlow(MemoryFlow):
         self._fin_reported = False
         self._unread = False  # something arrived that nobody will read
         self._reset: Exception | None = None  # comes behind what is in the inbox
-
-    def join(self, peer: ConnectedFlow) -> None:
-        """Make this and ``peer`` the two ends of one connection."""
-        delay = self.network.round_trip(self.here[0], self.there[0]) / 2
-        self.peer, self.link = peer, Link(delay)
-        peer.peer, peer.link = self, Link(delay)
 
     # -- down
 
@@ -170,8 +131,14 @@ class ConnectedFlow(MemoryFlow):
         self._fail(ConnectionError("aborted", reason=Reason.LOCAL_ABORT))
 
     def read(self, property: str, /) -> Any:  # noqa: A002  # RFC 9622's word
-        """``_taps.undelivered``: what has not left for the peer's window."""
-        return self._pending if property == "_taps.undelivered" else super().read(property)
+        """``_taps.undelivered``: what the peer is not known to have; else what the wire knows."""
+        if property == "_taps.undelivered":
+            return self._pending + self.wire.undelivered
+        return self.wire.read(property)
+
+    def apply(self, property: str, value: Any, /) -> bool:  # noqa: A002  # likewise
+        """Let the wire do it."""
+        return self.wire.apply(property, value)
 
     # -- outbound
 
@@ -195,23 +162,19 @@ class ConnectedFlow(MemoryFlow):
 
     def pump(self) -> None:
         """Let go what the peer has room for."""
-        peer = self.peer
-        while not self._over and (room := peer.window - peer.held) > 0:
+        while not self._over and (room := self.wire.room) > 0:
             item = self._next(room)
             if item is None:
                 break
             self._pending -= item.cost
-            peer.held += item.cost
-            if self.network.wiretap is not None:
-                self.network.wiretap(self._on_the_wire(item.data))
-            self.link.carry(peer.arrived, item)
+            self.wire.carry(item)
         if self._full and self._pending <= self.window // 4:
             self._wake()
         if self._finishing and not self._fin_sent and not self._over and not self._pending:
             self._fin_sent = True
-            self.link.carry(peer.fin_came, self._closing)
+            self.wire.finish(self._closing)
 
-    def _on_the_wire(self, data: bytes) -> bytes:
+    def on_the_wire(self, data: bytes) -> bytes:
         """What a wiretap sees of ``data``."""
         return data
 
@@ -232,24 +195,22 @@ class ConnectedFlow(MemoryFlow):
 
     # -- inbound
 
-    def arrived(self, item: Item) -> None:
-        """Hold ``item`` for the next turn."""
+    def arrived(self, item: Item) -> bool:
+        """Hold ``item`` for the next turn; False if nobody will ever have it."""
         if self._over:
-            self.held -= item.cost
+            self.wire.release(item.cost)
             self._refuse()
-            return
+            return False
         self._inbox.append(item)
-        if item.record is not None:
-            self.link.carry(self.peer.settled, item.record, None)
         if self._closing:
             self._drop_inbox()
         else:
             self._wake()
+        return True
 
     def fin_came(self, closing: bool) -> None:
         """The peer sends no more; if ``closing``, it also reads no more."""
         self._fin_arrived = True
-        self.link.carry(self.peer.acknowledged)
         self._wake()
 
     def reset_came(self, error: Exception, at_once: bool) -> None:
@@ -264,17 +225,17 @@ class ConnectedFlow(MemoryFlow):
         """Read what nobody will read, lest two that close wait for each other's windows."""
         if self._inbox:
             self._unread = True
-            self.held -= sum(item.cost for item in self._inbox)
+            self.wire.release(sum(item.cost for item in self._inbox))
             self._inbox.clear()
             # Not at once: this may be the peer's own ``pump``, item by item.
-            self._loop.call_soon(self.peer.pump)
+            self._loop.call_soon(self.wire.opened)
 
     def _refuse(self) -> None:
         """Answer what nobody will read."""
         error = ConnectionError(
             "reset: the peer closed without reading all", reason=Reason.CONNECTION_ABORTED
         )
-        self.link.carry(self.peer.reset_came, error, False)
+        self.wire.reset(error, False)
 
     def _up(self, receiver: Receiver) -> None:
         # Whatever comes up may call down: look anew each time.
@@ -309,11 +270,11 @@ class ConnectedFlow(MemoryFlow):
             item = self._inbox.popleft()
             if self._chunk is not None:
                 item = self._first_chunk(item)
-            self.held -= item.cost
+            self.wire.release(item.cost)
             parts.append((item.data, item.context, item.end_of_message))
             if self._chunk is not None:
                 break
-        self.peer.pump()
+        self.wire.opened()
         return parts
 
     def _first_chunk(self, item: Item) -> Item:
@@ -333,7 +294,7 @@ class ConnectedFlow(MemoryFlow):
     def _fail(self, error: Exception) -> None:
         if self._end(error):
             reset = ConnectionError("reset by the peer", reason=Reason.CONNECTION_ABORTED)
-            self.link.carry(self.peer.reset_came, reset, True)
+            self.wire.reset(reset, True)
 
     def _end(self, error: Exception | None) -> bool:
         if not super()._end(error):
@@ -345,5 +306,6 @@ class ConnectedFlow(MemoryFlow):
         self._queue.clear()
         self._pending = 0
         if error is None:
-            self.peer.pump()  # what still waits for the window is to arrive, at nobody
+            self.wire.opened()  # what still waits for the window is to arrive, at nobody
+        self.wire.over(error)
         return True

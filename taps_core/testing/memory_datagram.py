@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from taps_core.model.flow import Data, Receiver
     from taps_core.model.layers import ConnectRequest, ListenRequest
     from taps_core.model.messages import SendRecord
-    from taps_core.testing.memory import Address, MemoryNetwork
+    from taps_core.testing.memory import MemoryNetwork
+    from taps_core.testing.ports import Address
 
 __all__ = ["Fate", "MemoryDatagram", "MemoryDatagramFlow", "MemoryDatagramListener", "accidents"]
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from taps_core.model.flow import Data, Receiver
-    from taps_core.testing.memory import Address, MemoryNetwork
+    from taps_core.testing.ports import Address, Ports
 
 __all__ = ["Link", "MemoryFlow", "joined"]
 
@@ -86,7 +86,7 @@ class MemoryFlow(Flow):
 
     def __init__(
         self,
-        network: MemoryNetwork,
+        network: Ports,
         here: Address,
         there: Address,
         *,

@@ -19,8 +19,9 @@ from taps_core.model.errors import EstablishmentError, Expired, Reason
 from taps_core.model.flow import Session
 from taps_core.model.layers import Transport
 from taps_core.testing.memory import MemoryListener, hand_over
-from taps_core.testing.memory_connected import WINDOW, ConnectedFlow, Item
+from taps_core.testing.memory_connected import WINDOW, ConnectedFlow
 from taps_core.testing.memory_flow import joined
+from taps_core.testing.memory_wire import Item, MemoryWire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,8 +30,9 @@ if TYPE_CHECKING:
     from taps_core.model.flow import Data, Flow
     from taps_core.model.layers import ConnectRequest, ListeningFlow, ListenRequest
     from taps_core.model.messages import SendRecord
-    from taps_core.testing.memory import Address, MemoryNetwork
+    from taps_core.testing.memory import MemoryNetwork
     from taps_core.testing.memory_connected import Chunk
+    from taps_core.testing.ports import Address
 
 __all__ = ["MemoryMessages", "MemoryMessagesFlow", "MemorySession"]
 
@@ -154,15 +156,14 @@ class MemoryMessagesFlow(ConnectedFlow):
 
     # -- appearing
 
-    def arrived(self, item: Item) -> None:
+    def arrived(self, item: Item) -> bool:
         """The first Message makes the stream known here."""
         self._appear()
-        super().arrived(item)
+        return super().arrived(item)
 
     def fin_came(self, closing: bool) -> None:
         """A stream that was opened and never used was never here."""
         if self.hidden and closing:
-            self.link.carry(self.peer.acknowledged)
             self._end(None)
         else:
             self._appear()
@@ -295,7 +296,7 @@ class MemorySession(Session):
         number = next(self.numbers)
         flow = MemoryMessagesFlow(self, number)
         peer = MemoryMessagesFlow(self.peer, number, hidden=hidden)
-        flow.join(peer)
+        MemoryWire.join(self.network, flow, peer)
         self.streams.add(flow)
         self.peer.streams.add(peer)
         return flow, peer

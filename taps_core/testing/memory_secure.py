@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 from taps_core.model.capabilities import Capabilities, Protection, Support
 from taps_core.model.messages import MessageContext
 from taps_core.testing.memory import refused
-from taps_core.testing.memory_connected import WINDOW, Item
+from taps_core.testing.memory_connected import WINDOW
 from taps_core.testing.memory_flow import joined
 from taps_core.testing.memory_stream import MemoryStream, MemoryStreamFlow
+from taps_core.testing.memory_wire import Item
 
 if TYPE_CHECKING:
     from taps_core.model.layers import ConnectRequest
@@ -40,15 +41,18 @@ _ON_THE_WIRE = scrambling(0xA5)
 class MemorySecureFlow(MemoryStreamFlow):
     """One end of a byte stream that a wiretap does not understand."""
 
+    network: MemoryNetwork
+
     def take_early(self, data: bytes) -> None:
         """Let ``data`` be the first that comes up here, marked as early data."""
         if self.network.wiretap is not None:
-            self.network.wiretap(self._on_the_wire(data))
+            self.network.wiretap(self.on_the_wire(data))
         context = MessageContext.received({"earlyData": True})
         self.held += len(data)
         self.arrived(Item(data, False, cost=len(data), context=context))
 
-    def _on_the_wire(self, data: bytes) -> bytes:
+    def on_the_wire(self, data: bytes) -> bytes:
+        """Scrambled."""
         return data.translate(_ON_THE_WIRE)
 
 

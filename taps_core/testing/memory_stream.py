@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from taps_core.model.capabilities import Capabilities, Support
 from taps_core.model.layers import Transport
 from taps_core.testing.memory import MemoryListener
-from taps_core.testing.memory_connected import WINDOW, ConnectedFlow, Item
+from taps_core.testing.memory_connected import WINDOW, ConnectedFlow
 from taps_core.testing.memory_flow import joined
+from taps_core.testing.memory_wire import Item, MemoryWire
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -147,5 +148,5 @@ class MemoryStream(Transport):
             chunk=listener.facts["chunk"],
             context=listener.context.copy(),
         )
-        flow.join(peer)
+        MemoryWire.join(self._network, flow, peer)
         return flow, peer

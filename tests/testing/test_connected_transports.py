@@ -216,8 +216,8 @@ def test_who_obeys_writable_fills_two_windows_at_most(run: Run, transport: Conne
                 await client.recorder.until(lambda: client.recorder.is_writable)
                 client.send(bytes(5000))
                 await asyncio.sleep(0)
-                flow = client.flow.lower
-                largest = max(largest, flow._pending + flow.peer.held)  # type: ignore[attr-defined]  # what it holds is private
+                flow, peer = client.flow.lower, server.flow.lower
+                largest = max(largest, flow._pending + peer.held)  # type: ignore[attr-defined]  # what they hold is private
             await server.recorder.until(lambda: len(server.recorder.data) == 10_000_000)
             assert largest < 2 * 65536 + 2 * 5064
 
