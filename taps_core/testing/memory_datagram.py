@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import random
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -21,9 +22,17 @@ if TYPE_CHECKING:
     from taps_core.model.layers import ConnectRequest, ListenRequest
     from taps_core.model.messages import SendRecord
     from taps_core.testing.memory import MemoryNetwork
-    from taps_core.testing.ports import Address
+    from taps_core.testing.ports import Address, Ports
 
-__all__ = ["Fate", "MemoryDatagram", "MemoryDatagramFlow", "MemoryDatagramListener", "accidents"]
+__all__ = [
+    "DatagramWay",
+    "Fate",
+    "MemoryDatagram",
+    "MemoryDatagramFlow",
+    "MemoryDatagramListener",
+    "accidents",
+    "arrive",
+]
 
 #: Largest payload of a UDP datagram over IPv4.
 MAX_LENGTH = 65507
@@ -52,18 +61,41 @@ def accidents(
     return fate
 
 
-class _Way:
+class DatagramWay(ABC):
     """From one address to another."""
 
+    @property
+    @abstractmethod
+    def max_length(self) -> int:
+        """Largest datagram that goes this way, in bytes."""
+
+    @abstractmethod
+    def carry(self, datagram: bytes) -> None:
+        """Let it leave; whether it arrives is another matter."""
+
+
+class _MemoryWay(DatagramWay):
     def __init__(
-        self, network: MemoryNetwork, kind: str, source: Address, target: Address, fate: Fate | None
+        self,
+        network: MemoryNetwork,
+        kind: str,
+        source: Address,
+        target: Address,
+        *,
+        max_length: int,
+        fate: Fate | None,
     ) -> None:
         self._network = network
         self._kind = kind
         self._source = source
         self._target = target
+        self._max_length = max_length
         self._fate = fate
         self._link = Link(network.round_trip(source[0], target[0]) / 2)
+
+    @property
+    def max_length(self) -> int:
+        return self._max_length
 
     def carry(self, datagram: bytes) -> None:
         network = self._network
@@ -78,13 +110,24 @@ class _Way:
         if turns:
             asyncio.get_running_loop().call_soon(self._arrive, datagram, turns - 1)
             return
-        flow = self._network.route(self._kind, self._target, self._source)
-        if flow is not None:
-            flow.arrived(datagram)
-            return
-        door = self._network.door(self._kind, self._target)
-        if isinstance(door, MemoryDatagramListener):
-            door.arrived(datagram, self._source, self._target)
+        arrive(self._network, self._kind, datagram, self._source, self._target)
+
+
+def arrive(ports: Ports, kind: str, datagram: bytes, source: Address, target: Address) -> bool:
+    """Give ``datagram`` to the flow that has this pair of addresses, or to a listener.
+
+    Returns:
+        Whether there is either.
+    """
+    flow = ports.route(kind, target, source)
+    if flow is not None:
+        flow.arrived(datagram)
+        return True
+    door = ports.door(kind, target)
+    if isinstance(door, MemoryDatagramListener):
+        door.arrived(datagram, source, target)
+        return True
+    return False
 
 
 class MemoryDatagramFlow(MemoryFlow):
@@ -99,14 +142,13 @@ class MemoryDatagramFlow(MemoryFlow):
 
     def __init__(
         self,
-        network: MemoryNetwork,
+        network: Ports,
         kind: str,
         here: Address,
         there: Address,
         *,
-        max_length: int,
+        way: DatagramWay,
         queue_size: int,
-        fate: Fate | None,
         context: contextvars.Context | None = None,
         remote: RemoteEndpoint | None = None,
     ) -> None:
@@ -114,9 +156,8 @@ class MemoryDatagramFlow(MemoryFlow):
         super().__init__(network, here, there, context=context, remote=remote)
         self.dropped = 0
         self._kind = kind
-        self._max_length = max_length
         self._queue_size = queue_size
-        self._way = _Way(network, kind, here, there, fate)
+        self._way = way
         self._parts: list[bytes] = []
         self._gathered: list[bytes] = []
         self._inbox: list[bytes] = []
@@ -128,9 +169,9 @@ class MemoryDatagramFlow(MemoryFlow):
             raise SendError("the flow is closed", reason=Reason.CONNECTION_CLOSED)
         part = joined(data)
         length = sum(map(len, self._parts)) + len(part)
-        if length > self._max_length:
+        if length > self._way.max_length:
             raise SendError(
-                f"{length} bytes do not fit into a datagram, at most {self._max_length} do",
+                f"{length} bytes do not fit into a datagram, at most {self._way.max_length} do",
                 reason=Reason.MESSAGE_TOO_LARGE,
             )
         self._parts.append(part)
@@ -164,7 +205,7 @@ class MemoryDatagramFlow(MemoryFlow):
     def read(self, property: str, /) -> Any:  # noqa: A002  # RFC 9622's word
         """The maximum lengths, which are one and the same here."""
         if property in ("sendMsgMaxLen", "recvMsgMaxLen", "singularTransmissionMsgMaxLen"):
-            return self._max_length
+            return self._way.max_length
         return None
 
     def arrived(self, datagram: bytes) -> None:
@@ -201,19 +242,33 @@ class MemoryDatagramListener(ListeningFlow):
     With a :class:`~taps_core.plugin.Door` it asks that first, and keeps nothing
     of those whom the door does not admit.
 
+    Args:
+        network: Where to listen.
+        kind: Name of the transport.
+        request: What ``Transport.listen`` was given.
+        ways: The way from one address (the first) to another.
+        queue_size: Bytes that are held of unknown remotes.
+
     Attributes:
         dropped: Datagrams of unknown remotes that came while the queue was full.
     """
 
     def __init__(
-        self, network: MemoryNetwork, kind: str, request: ListenRequest, facts: dict[str, Any]
+        self,
+        network: Ports,
+        kind: str,
+        request: ListenRequest,
+        *,
+        ways: Callable[[Address, Address], DatagramWay],
+        queue_size: int,
     ) -> None:
         self.dropped = 0
         self._loop = asyncio.get_running_loop()
         self._context = contextvars.copy_context()
         self._network = network
         self._kind = kind
-        self._facts = facts
+        self._ways = ways
+        self._queue_size = queue_size
         self._incoming = request.incoming
         self._door = request.door
         self._inbox: deque[tuple[bytes, Address, Address]] = deque()
@@ -245,7 +300,7 @@ class MemoryDatagramListener(ListeningFlow):
     def arrived(self, datagram: bytes, source: Address, target: Address) -> None:
         """Hold a datagram of an unknown remote for the next turn, if there is room."""
         cost = len(datagram) + _OVERHEAD
-        if self._held + cost > self._facts["queue_size"]:
+        if self._held + cost > self._queue_size:
             self.dropped += 1
             self._network.dropped += 1
             return
@@ -273,12 +328,18 @@ class MemoryDatagramListener(ListeningFlow):
         admitted = None
         if self._door is not None:
             remote = RemoteEndpoint(ip_address=source[0], port=source[1])
-            way = _Way(self._network, self._kind, target, source, self._facts["fate"])
+            way = self._ways(target, source)
             admitted = self._door.admit(datagram, remote, way.carry)
             if admitted is None:
                 return
         flow = MemoryDatagramFlow(
-            self._network, self._kind, target, source, context=self._context.copy(), **self._facts
+            self._network,
+            self._kind,
+            target,
+            source,
+            way=self._ways(target, source),
+            queue_size=self._queue_size,
+            context=self._context.copy(),
         )
         flow.arrived(datagram)
         hand_over(flow, self._incoming, admitted)
@@ -309,19 +370,35 @@ class MemoryDatagram(Transport):
         fate: Fate | None = None,
     ) -> None:
         self._network = network
-        self._facts: dict[str, Any] = {
-            "max_length": max_length,
-            "queue_size": queue_size,
-            "fate": fate,
-        }
+        self._max_length = max_length
+        self._queue_size = queue_size
+        self._fate = fate
 
     async def connect(self, request: ConnectRequest) -> MemoryDatagramFlow:
         """A flow to ``request.remote``, at once, whether or not anybody is there."""
         here, there = self._network.ends(self.name, request)
         return MemoryDatagramFlow(
-            self._network, self.name, here, there, remote=request.remote, **self._facts
+            self._network,
+            self.name,
+            here,
+            there,
+            way=self._way(here, there),
+            queue_size=self._queue_size,
+            remote=request.remote,
         )
 
     async def listen(self, request: ListenRequest) -> ListeningFlow:
         """A listener at ``request.local``."""
-        return MemoryDatagramListener(self._network, self.name, request, self._facts)
+        return MemoryDatagramListener(
+            self._network, self.name, request, ways=self._way, queue_size=self._queue_size
+        )
+
+    def _way(self, source: Address, target: Address) -> DatagramWay:
+        return _MemoryWay(
+            self._network,
+            self.name,
+            source,
+            target,
+            max_length=self._max_length,
+            fate=self._fate,
+        )
