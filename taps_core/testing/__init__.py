@@ -28,16 +28,27 @@ from taps_core.testing.requests import accept_request, connect_request, listen_r
 from taps_core.testing.rig import End, Rig
 from taps_core.testing.scripted import ScriptedFlow, SentPart
 from taps_core.testing.transports import memory_transports
+from taps_core.testing.virtual_datagram import VirtualDatagram
+from taps_core.testing.virtual_host import Host
+from taps_core.testing.virtual_log import EventLog, LogEntry
+from taps_core.testing.virtual_network import VirtualNetwork
+from taps_core.testing.virtual_paths import Conditions, Counts, Path, Way
+from taps_core.testing.virtual_stream import VirtualStream
 from taps_core.testing.virtual_time import DeadlockError, VirtualClockLoop
 
 __all__ = [
     "Call",
     "CheckedFlow",
     "Chunk",
+    "Conditions",
+    "Counts",
     "DeadlockError",
     "End",
+    "EventLog",
     "Fate",
+    "Host",
     "LeakError",
+    "LogEntry",
     "LoopName",
     "MemoryCookies",
     "MemoryDatagram",
@@ -46,11 +57,16 @@ __all__ = [
     "MemorySecure",
     "MemoryStream",
     "MemoryTLS",
+    "Path",
     "Recorder",
     "Rig",
     "ScriptedFlow",
     "SentPart",
     "VirtualClockLoop",
+    "VirtualDatagram",
+    "VirtualNetwork",
+    "VirtualStream",
+    "Way",
     "accept_request",
     "accidents",
     "connect_request",

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
+import math
 import warnings
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
 
 from taps_core.testing.leaks import LeakError, no_leaks
+from taps_core.testing.virtual_network import VirtualNetwork
+from taps_core.testing.virtual_time import VirtualClockLoop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
+    from typing import TypeAlias
 
-    from taps_core.testing.memory import MemoryNetwork
+    from taps_core.testing.leaks import Network
+
+    Scenario: TypeAlias = "Callable[[VirtualNetwork], Coroutine[Any, Any, T]]"
 
 __all__ = ["LoopName", "loop_factory", "run"]
 
@@ -21,13 +28,32 @@ LoopName = Literal["asyncio", "uvloop"]
 
 #: Turns of the loop that a task may take to end once it was told to.
 _GRACE_TURNS = 20
+#: Seconds after which something has hung: real ones, and virtual ones, which cost nothing.
+_REAL_TIMEOUT: Final = 60.0
+_VIRTUAL_TIMEOUT: Final = 24 * 3600.0
+_UNSAID: Final = object()
 
 
+@overload
 def run(
     main: Callable[[], Coroutine[Any, Any, T]],
-    *networks: MemoryNetwork,
+    *networks: Network,
     loop: LoopName = "asyncio",
-    timeout: float | None = 60.0,
+    timeout: float | None = _REAL_TIMEOUT,
+) -> T: ...
+@overload
+def run(
+    main: Callable[[], Coroutine[Any, Any, T]] | Scenario[T],
+    *networks: Network,
+    seed: int | str,
+    timeout: float | None = _VIRTUAL_TIMEOUT,
+) -> T: ...
+def run(
+    main: Callable[..., Coroutine[Any, Any, T]],
+    *networks: Network,
+    loop: LoopName = "asyncio",
+    timeout: Any = _UNSAID,
+    seed: int | str | None = None,
 ) -> T:
     """Run ``main()`` on a loop of its own and return its result.
 
@@ -35,18 +61,57 @@ def run(
     whatever reaches the loop's exception handler, a task that outlives
     ``main``, and all that :func:`no_leaks` looks at.
 
+    With a ``seed``, ``main`` is a scenario: it runs on virtual time and on the host
+    ``client`` of a fresh :class:`VirtualNetwork`, which it is given if it takes a
+    parameter. What :meth:`VirtualNetwork.serve` started ends with it; nothing else
+    may be left open on any host.
+
     Args:
         main: A coroutine function without parameters (``functools.partial``
-            gives it some).
+            gives it some), or a scenario.
         *networks: On which no flow and no listener may be left.
-        loop: Whose event loop: asyncio's own, or uvloop's.
-        timeout: Seconds after which it has hung; ``None``: never.
+        loop: Whose event loop: asyncio's own, or uvloop's. Scenarios have their own.
+        timeout: Seconds after which it has hung, 60 by default; of a scenario,
+            virtual seconds, a day by default. ``None``: never.
+        seed: Of everything that chance decides on the network.
 
     Raises:
         LeakError: ``main`` itself went well, but something was left or reported.
+        DeadlockError: Nothing will ever happen again in the scenario.
         ImportError: uvloop is not installed.
     """
-    factory = loop_factory(loop)
+    if seed is None:
+        seconds = _REAL_TIMEOUT if timeout is _UNSAID else timeout
+        return _run(lambda: _in_time(main, seconds), networks, loop_factory(loop))
+    seconds = _VIRTUAL_TIMEOUT if timeout is _UNSAID else timeout
+    limit = math.inf if seconds is None else seconds
+    network = VirtualNetwork(seed)
+    return _run(
+        lambda: network.play(main, network) if _takes_one(main) else network.play(main),
+        (network, *networks),
+        lambda: VirtualClockLoop(limit),
+    )
+
+
+def _takes_one(main: Callable[..., Any]) -> bool:
+    """Whether it wants to be given the network."""
+    return any(
+        parameter.default is parameter.empty
+        and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        for parameter in inspect.signature(main).parameters.values()
+    )
+
+
+async def _in_time(main: Callable[[], Coroutine[Any, Any, T]], timeout: float | None) -> T:
+    async with asyncio.timeout(timeout):
+        return await main()
+
+
+def _run(
+    main: Callable[[], Coroutine[Any, Any, T]],
+    networks: tuple[Network, ...],
+    factory: Callable[[], asyncio.AbstractEventLoop],
+) -> T:
     reported: list[str] = []
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -56,7 +121,7 @@ def run(
                     lambda _, context: reported.append(_sentence(context))
                 )
                 try:
-                    result = runner.run(_strictly(main, timeout, reported))
+                    result = runner.run(_strictly(main, reported))
                 except BaseException as error:
                     for sentence in reported:
                         error.add_note(sentence)
@@ -67,11 +132,8 @@ def run(
     return result
 
 
-async def _strictly(
-    main: Callable[[], Coroutine[Any, Any, T]], timeout: float | None, reported: list[str]
-) -> T:
-    async with asyncio.timeout(timeout):
-        result = await main()
+async def _strictly(main: Callable[[], Coroutine[Any, Any, T]], reported: list[str]) -> T:
+    result = await main()
     for _ in range(_GRACE_TURNS):
         if not _others():
             break

@@ -11,19 +11,29 @@ import sys
 import threading
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-    from taps_core.testing.memory import MemoryNetwork
-
-__all__ = ["LeakError", "no_leaks"]
+__all__ = ["LeakError", "Network", "no_leaks"]
 
 #: Seconds that a thread whose work is done may take to end.
 _THREAD_GRACE = 2.0
 
 _aside = threading.Lock()
+
+
+class Network(Protocol):
+    """What can be asked whether anything is open on it."""
+
+    @property
+    def flows(self) -> Sequence[object]:
+        """Ends of flows that are not closed."""
+
+    @property
+    def open_listeners(self) -> int:
+        """Listeners that are not closed."""
 
 
 class LeakError(AssertionError):
@@ -39,7 +49,7 @@ class LeakError(AssertionError):
 
 
 @contextlib.contextmanager
-def no_leaks(*networks: MemoryNetwork) -> Iterator[None]:
+def no_leaks(*networks: Network) -> Iterator[None]:
     """Fail if the block leaves anything behind.
 
     Looked at: tasks of the running loop (if there is one), threads, file

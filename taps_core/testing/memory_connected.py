@@ -95,6 +95,11 @@ class ConnectedFlow(MemoryFlow):
         self._unread = False  # something arrived that nobody will read
         self._reset: Exception | None = None  # comes behind what is in the inbox
 
+    @property
+    def waits_for_room(self) -> bool:
+        """Whether something is left to send that the peer has no room for, as far as is known."""
+        return bool(self._queue)
+
     # -- down
 
     def send(self, data: Data, record: SendRecord | None, end_of_message: bool, /) -> bool | None:
@@ -168,6 +173,8 @@ class ConnectedFlow(MemoryFlow):
                 break
             self._pending -= item.cost
             self.wire.carry(item)
+        if self._queue:
+            self.wire.blocked()
         if self._full and self._pending <= self.window // 4:
             self._wake()
         if self._finishing and not self._fin_sent and not self._over and not self._pending:

@@ -20,6 +20,7 @@ from taps_core.model.flow import Flow
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from taps_core.model.events import Event
     from taps_core.model.flow import Data, Receiver
     from taps_core.testing.ports import Address, Ports
 
@@ -109,6 +110,7 @@ class MemoryFlow(Flow):
         #: Resources are released; ``closed`` came up or does at the next turn.
         self._over = False
         self._error: Exception | None = None
+        self._news: deque[Event] = deque()
         network.add_flow(self)
 
     def __repr__(self) -> str:
@@ -151,6 +153,12 @@ class MemoryFlow(Flow):
         self._paused = False
         self._wake()
 
+    def tell(self, event: Event) -> None:
+        """Let ``event``, a SoftError or PathChange, come up in the next turn."""
+        if not self._closing and not self._over:
+            self._news.append(event)
+            self._wake()
+
     @property
     def _delivers(self) -> bool:
         return not (self._paused or self._closing or self._over)
@@ -167,6 +175,8 @@ class MemoryFlow(Flow):
         if receiver is None:
             return
         try:
+            while self._news and not self._closing and not self._over:
+                receiver.notified(self._news.popleft())
             self._up(receiver)
             if self._over:
                 self._receiver = None

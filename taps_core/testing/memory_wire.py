@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from taps_core.testing.memory_flow import Link
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from taps_core.model.messages import MessageContext, SendRecord
     from taps_core.testing.memory import MemoryNetwork
     from taps_core.testing.memory_connected import ConnectedFlow
@@ -54,6 +56,21 @@ class Item:
         self.cost -= size
         return first
 
+    def pieces(self, most: int) -> Iterator[Item]:
+        """It all, in pieces of ``most`` bytes; what belongs to its end goes with the last."""
+        length = len(self.data)
+        if length <= most:
+            yield self
+            return
+        last = (length - 1) // most * most
+        for at in range(0, last, most):
+            yield Item(self.data[at : at + most], False, cost=most, context=self.context)
+        rest = Item(
+            self.data[last:], self.end_of_message, cost=self.cost - last, context=self.context
+        )
+        rest.record = self.record
+        yield rest
+
 
 class Wire(ABC):
     """The way to the peer, and what comes from there.
@@ -71,6 +88,9 @@ class Wire(ABC):
     @abstractmethod
     def carry(self, item: Item) -> None:
         """Take ``item``: not more than there is room for, if it can be divided."""
+
+    def blocked(self) -> None:  # noqa: B027  # a plain wire tells of room by itself
+        """There is more to carry than room."""
 
     @abstractmethod
     def finish(self, closing: bool) -> None:

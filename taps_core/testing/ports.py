@@ -8,12 +8,13 @@ import os
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from taps_core.model.endpoints import canonical_address
+from taps_core.model.errors import EstablishmentError
 
 if TYPE_CHECKING:
     from taps_core.model.endpoints import LocalEndpoint
-    from taps_core.model.flow import Flow
+    from taps_core.testing.memory_flow import MemoryFlow
 
-__all__ = ["ANY", "ANY_IPV4", "Address", "Ports", "canonical"]
+__all__ = ["ANY", "ANY_IPV4", "Address", "Ports", "canonical", "no_route"]
 
 #: IP address as text, and port.
 Address: TypeAlias = tuple[str, int]
@@ -36,7 +37,7 @@ class Ports:
         self._doors: dict[tuple[str, str, int], Any] = {}
         self._routes: dict[tuple[str, Address, Address], Any] = {}
         # A dictionary keeps their order: what is done to all is done the same way each time.
-        self._flows: dict[Flow, None] = {}
+        self._flows: dict[MemoryFlow, None] = {}
         self._numbers = itertools.cycle(range(_FIRST_EPHEMERAL_PORT, _LAST_PORT + 1))
 
     @property
@@ -45,7 +46,7 @@ class Ports:
         return len(self._flows)
 
     @property
-    def flows(self) -> tuple[Flow, ...]:
+    def flows(self) -> tuple[MemoryFlow, ...]:
         """The open ends themselves, the oldest first; to see what was left."""
         return tuple(self._flows)
 
@@ -97,11 +98,11 @@ class Ports:
                 return port
         raise OSError(errno.EADDRINUSE, "no port is left")
 
-    def add_flow(self, flow: Flow) -> None:
+    def add_flow(self, flow: MemoryFlow) -> None:
         """Count ``flow`` as open."""
         self._flows[flow] = None
 
-    def remove_flow(self, flow: Flow) -> None:
+    def remove_flow(self, flow: MemoryFlow) -> None:
         """Count ``flow`` as closed."""
         self._flows.pop(flow, None)
 
@@ -129,6 +130,13 @@ class Ports:
             and (_covers(bound, host) or _covers(host, bound))
             for bound_kind, bound, bound_port in self._doors
         )
+
+
+def no_route(target: str, why: str, code: int = errno.EHOSTUNREACH) -> EstablishmentError:
+    """The error for an address that cannot be reached."""
+    error = EstablishmentError(f"no route to {target}: {why}", transient=True)
+    error.errno, error.strerror = code, os.strerror(code)
+    return error
 
 
 def canonical(address: str) -> str:
