@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import inspect
 import math
 import warnings
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["LoopName", "loop_factory", "run"]
 
 T = TypeVar("T")
-LoopName = Literal["asyncio", "uvloop"]
+LoopName = Literal["asyncio", "uvloop", "virtual"]
 
 #: Turns of the loop that a task may take to end once it was told to.
 _GRACE_TURNS = 20
@@ -39,14 +40,14 @@ def run(
     main: Callable[[], Coroutine[Any, Any, T]],
     *networks: Network,
     loop: LoopName = "asyncio",
-    timeout: float | None = _REAL_TIMEOUT,
+    timeout: float | None = ...,
 ) -> T: ...
 @overload
 def run(
     main: Callable[[], Coroutine[Any, Any, T]] | Scenario[T],
     *networks: Network,
     seed: int | str,
-    timeout: float | None = _VIRTUAL_TIMEOUT,
+    timeout: float | None = ...,
 ) -> T: ...
 def run(
     main: Callable[..., Coroutine[Any, Any, T]],
@@ -70,27 +71,33 @@ def run(
         main: A coroutine function without parameters (``functools.partial``
             gives it some), or a scenario.
         *networks: On which no flow and no listener may be left.
-        loop: Whose event loop: asyncio's own, or uvloop's. Scenarios have their own.
-        timeout: Seconds after which it has hung, 60 by default; of a scenario,
-            virtual seconds, a day by default. ``None``: never.
+        loop: Whose event loop: asyncio's own, uvloop's, or one on virtual time, as
+            scenarios have it in any case.
+        timeout: Seconds after which it has hung: 60 by default; on virtual time, where
+            they cost nothing, a day. ``None``: never.
         seed: Of everything that chance decides on the network.
 
     Raises:
         LeakError: ``main`` itself went well, but something was left or reported.
-        DeadlockError: Nothing will ever happen again in the scenario.
+        DeadlockError: On virtual time: nothing will ever happen again.
         ImportError: uvloop is not installed.
     """
-    if seed is None:
-        seconds = _REAL_TIMEOUT if timeout is _UNSAID else timeout
-        return _run(lambda: _in_time(main, seconds), networks, loop_factory(loop))
-    seconds = _VIRTUAL_TIMEOUT if timeout is _UNSAID else timeout
-    limit = math.inf if seconds is None else seconds
-    network = VirtualNetwork(seed)
-    return _run(
-        lambda: network.play(main, network) if _takes_one(main) else network.play(main),
-        (network, *networks),
-        lambda: VirtualClockLoop(limit),
-    )
+    if seed is not None:
+        loop = "virtual"
+        network = VirtualNetwork(seed)
+        networks = (network, *networks)
+        arguments = [network] if _takes_one(main) else []
+        play: Callable[[], Coroutine[Any, Any, T]] = functools.partial(
+            network.play, main, *arguments
+        )
+    else:
+        play = main
+    if loop == "virtual":
+        # Not by a timer: nothing but that timer being left is a deadlock too.
+        limit = _VIRTUAL_TIMEOUT if timeout is _UNSAID else timeout
+        return _run(play, networks, lambda: VirtualClockLoop(math.inf if limit is None else limit))
+    limit = _REAL_TIMEOUT if timeout is _UNSAID else timeout
+    return _run(lambda: _in_time(play, limit), networks, loop_factory(loop))
 
 
 def _takes_one(main: Callable[..., Any]) -> bool:
@@ -159,6 +166,8 @@ def loop_factory(loop: LoopName) -> Callable[[], asyncio.AbstractEventLoop]:
     """
     if loop == "asyncio":
         return asyncio.new_event_loop
+    if loop == "virtual":
+        return VirtualClockLoop
     import uvloop
 
     # libuv opens a pipe for signals with its first loop and keeps it for good:

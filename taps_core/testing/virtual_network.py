@@ -22,6 +22,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import weakref
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from taps_core.model.endpoints import LocalEndpoint, canonical_address
@@ -88,6 +90,7 @@ class VirtualNetwork:
         #: From which address to which → the way, as long as paths and hosts stay as they are.
         self._taken: dict[tuple[str, str], Way] = {}
         self._served: list[Listener] = []
+        self._loop: weakref.ref[asyncio.AbstractEventLoop] | None = None
         self.client = self.host("client")
 
     def __repr__(self) -> str:
@@ -250,7 +253,7 @@ class VirtualNetwork:
         Returns:
             When its last byte has left.
         """
-        loop = asyncio.get_running_loop()
+        loop = self._running_loop()
         now = loop.time()
         target = host if host.has(packet.target[0]) else self.host_at(packet.target[0])
         way = self.way(host, packet.source[0], packet.target[0])
@@ -267,6 +270,16 @@ class VirtualNetwork:
         for arrival in passage.arrivals:
             loop.call_at(arrival, self._arrive, packet, target, way, size)
         return passage.left
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        loop = asyncio.get_running_loop()
+        if self._loop is None or self._loop() is not loop:
+            # Another loop has another clock, and nothing of what was on the way.
+            self._loop = weakref.ref(loop)
+            self._paths.restart()
+            for host in self.hosts:
+                host.loopback.restart()
+        return loop
 
     def _arrive(self, packet: Packet, target: Host | None, way: Way, size: int) -> None:
         loop = asyncio.get_running_loop()
@@ -395,6 +408,7 @@ def _now() -> float:
         return 0.0
 
 
+@lru_cache(maxsize=1024)
 def _written(address: Address) -> str:
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

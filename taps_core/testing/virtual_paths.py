@@ -274,6 +274,11 @@ class Way:
             return Passage(left, (arrival, arrival), None, reordered)
         return Passage(left, (arrival,), None, reordered)
 
+    def restart(self) -> None:
+        """Begin again with nothing on the way, on a clock that was set back."""
+        for lane in self._lanes.values():
+            lane.left = lane.arrived = 0.0
+
     def delivered(self, size: int) -> None:
         """Count a packet that has arrived."""
         self.counts.delivered += 1
@@ -387,6 +392,11 @@ class Paths:
             if (end, other) in self._ways
         ]
         return min(fitting, key=lambda found: found[0])[1]
+
+    def restart(self) -> None:
+        """Begin again with nothing on the way, on a clock that was set back."""
+        for way in self._ways.values():
+            way.restart()
 
     @property
     def counts(self) -> Counts:

@@ -58,14 +58,14 @@ class DeadlockError(RuntimeError):
 class _Timer(asyncio.TimerHandle):
     """A timer with a place among those for the same time."""
 
-    __slots__ = ("_place",)
+    __slots__ = ("key",)
 
-    def __init__(self, place: int, *how: Any) -> None:
-        super().__init__(*how)
-        self._place = place
+    def __init__(self, place: int, when: float, *how: Any) -> None:
+        super().__init__(when, *how)
+        self.key = when, place
 
     def __lt__(self, other: _Timer) -> bool:  # type: ignore[override]  # no others are made
-        return (self.when(), self._place) < (other.when(), other._place)
+        return self.key < other.key
 
 
 class _Clockwork(selectors.DefaultSelector):

@@ -62,6 +62,7 @@ class TransportSuite(Conformance):
     transport: ClassVar[Transport]
     local: ClassVar[LocalEndpoint | None] = None
     properties: ClassVar[dict[str, Any]] = {}
+    settling: ClassVar[float] = 0.0
 
     # -- the declaration
 

@@ -168,6 +168,8 @@ class Stage:
         if start and not self.transport.capabilities.connected:
             await self.soon(lambda: server.recorder.data, "the first Message comes")
             await turns()
+            if self.suite.settling:
+                await asyncio.sleep(self.suite.settling)
             server.recorder.forget()
         return client, server
 

@@ -54,6 +54,8 @@ class TransportConformance(OddMoments, ListenerPromises):
         local: Where to listen, several times at once: with port 0, as a rule.
             ``None``: where ``transport.loopback()`` says.
         properties: Transport properties for all that is done.
+        settling: Seconds after which no copy of a datagram comes any more, for networks
+            that deliver late ones.
     """
 
     # -- endpoints
