@@ -40,9 +40,6 @@ class Host(Ports):
         network: The network that it is on.
         name: Its name.
         addresses: Its addresses, loopback excepted, the preferred ones first.
-        system: The :class:`~taps_core.System` of what runs on it: the network's
-            transports as seen from here, the framers of the System that it was
-            made under, and the network's names.
         loopback: The way from itself to itself.
     """
 
@@ -58,16 +55,29 @@ class Host(Ports):
         self.name = name
         self.addresses: list[str] = []
         self.loopback = Way(f"inside {name}", conditions=_INSIDE)
-        made = [make(self) for make in transports or (VirtualStream, VirtualDatagram)]
-        framers = System.current().registry.framers.values()
-        self.system = System(plugins=[*made, *framers], resolver=VirtualResolver(network, self))
-        # Importing plugins later would be work in a thread.
-        self.system.registry.probe()
+        self._transports = transports or (VirtualStream, VirtualDatagram)
+        self._system: System | None = None
 
     def __repr__(self) -> str:
         return f"<Host {self.name} at {', '.join(self.addresses)}>"
 
     # -- running on it
+
+    @property
+    def system(self) -> System:
+        """The System of what runs on it, made on first use.
+
+        It has the network's transports, as seen from here, and its names; and the
+        framers of the System that is current then.
+        """
+        if self._system is None:
+            made = [make(self) for make in self._transports]
+            framers = System.current().registry.framers.values()
+            resolver = VirtualResolver(self.network, self)
+            self._system = System(plugins=[*made, *framers], resolver=resolver)
+            # Left for later, it would be work in a thread.
+            self._system.registry.probe()
+        return self._system
 
     @contextlib.contextmanager
     def use(self) -> Generator[Host]:
@@ -102,6 +112,11 @@ class Host(Ports):
             return Preconnection(local=local, **preconnection).listen(
                 handler, max_connections=max_connections, grace=grace
             )
+
+    async def close(self) -> None:
+        """End what is still open on it: abort, with a ResourceWarning each."""
+        if self._system is not None:
+            await self._system.close()
 
     # -- what the network and the transports ask
 

@@ -32,7 +32,7 @@ from taps_core.testing.ports import canonical
 from taps_core.testing.virtual_host import Host
 from taps_core.testing.virtual_log import EventLog, LogEntry
 from taps_core.testing.virtual_names import Record, folded
-from taps_core.testing.virtual_paths import Loss, Paths
+from taps_core.testing.virtual_paths import Loss, Paths, State
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -233,8 +233,10 @@ class VirtualNetwork:
             self._taken[source, target] = way
         return way
 
-    def _path_changed(self, way: Way) -> None:
+    def _path_changed(self, way: Way, before: State) -> None:
         self._note("path", target=way.label, detail=way.state.value)
+        if State.BLACK_HOLE in (before, way.state):
+            return  # nobody is told
         for host in self.hosts:
             for flow in host.flows:
                 if self.way(host, flow.here[0], flow.there[0]) is way:
@@ -264,7 +266,7 @@ class VirtualNetwork:
         notes += ["duplicated"] * (len(passage.arrivals) > 1)
         self._note_packet(now, "sent", packet, size, ", ".join(notes))
         if passage.lost is not None:
-            self._note_packet(passage.left, "lost", packet, size, passage.lost.value)
+            self._note_packet(now, "lost", packet, size, passage.lost.value)
             if passage.lost is Loss.DOWN:
                 loop.call_soon(packet.unreachable, "the path is down")
         for arrival in passage.arrivals:
@@ -397,7 +399,7 @@ class VirtualNetwork:
     async def _close(self, host: Host, failed: bool) -> None:
         # What is left open after a failure is a consequence of it, and no news.
         with contextlib.suppress(ResourceWarning) if failed else contextlib.nullcontext():
-            await host.system.close()
+            await host.close()
 
 
 def _now() -> float:

@@ -178,7 +178,7 @@ class Way:
         *,
         seed: str = "",
         conditions: Conditions | None = None,
-        changed: Callable[[Way], None] = lambda way: None,
+        changed: Callable[[Way, State], None] = lambda way, before: None,
     ) -> None:
         """Not called by applications: see ``VirtualNetwork.path``.
 
@@ -186,7 +186,7 @@ class Way:
             label: From where to where.
             seed: The same one gives the same luck.
             conditions: What it is like; ``None``: nothing is lost, nothing takes time.
-            changed: Told when its state has changed.
+            changed: Told when its state has changed, and what it was before.
         """
         self.label = label
         self.conditions = conditions or Conditions()
@@ -224,9 +224,9 @@ class Way:
 
     def enter(self, state: State) -> None:
         """Change the state."""
-        if self.state is not state:
-            self.state = state
-            self._changed(self)
+        before, self.state = self.state, state
+        if before is not state:
+            self._changed(self, before)
 
     # -- packets
 
@@ -353,10 +353,10 @@ class Paths:
 
     Args:
         seed: Of all luck.
-        changed: Told when the state of a way has changed.
+        changed: Told of a way whose state has changed, and what it was before.
     """
 
-    def __init__(self, seed: str, changed: Callable[[Way], None]) -> None:
+    def __init__(self, seed: str, changed: Callable[[Way, State], None]) -> None:
         self._seed = seed
         self._changed = changed
         self._ways: dict[tuple[End, End], Way] = {}
