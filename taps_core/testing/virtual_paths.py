@@ -16,6 +16,8 @@ What a packet costs:
   those behind it overtake it.
 * With probability ``duplicate`` it arrives twice, at the same time.
 
+All of that is decided when it is sent: what changes later changes nothing for it.
+
 Every packet draws the same number of random numbers, and each pair of hosts on
 a path has a generator of its own: so neither a changed probability nor other
 traffic changes the luck of any other packet.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
+from taps_core.testing.virtual_vigil import MOST_PATIENCE
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -12,10 +14,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Outbound", "Segment"]
 
-#: Seconds: least retransmission time of data, and of a ``syn`` (RFC 6298), and the largest.
+#: Seconds: least retransmission time of data, and of a ``syn`` (RFC 6298).
 _LEAST: Final = 0.2
 _LEAST_SYN: Final = 1.0
-_MOST: Final = 60.0
 
 
 class Segment:
@@ -127,7 +128,7 @@ class Outbound:
     def patience(self, what: str = "data", tries: int = 0) -> float:
         """The retransmission time, in seconds."""
         least = _LEAST_SYN if what == "syn" else _LEAST
-        return min(max(least, 2 * self._round_trip()) * 2.0**tries, _MOST)
+        return min(max(least, 2 * self._round_trip()) * 2.0**tries, MOST_PATIENCE)
 
     def _transmit(self, segment: Segment) -> None:
         left = self._send(segment)

@@ -10,7 +10,10 @@ from taps_core.model.properties import Preference
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["PROBES", "PROBE_INTERVAL", "Vigil"]
+__all__ = ["MOST_PATIENCE", "PROBES", "PROBE_INTERVAL", "Vigil"]
+
+#: Seconds: the largest retransmission time, as Linux has it.
+MOST_PATIENCE: Final = 120.0
 
 #: Idle seconds before a keep-alive where none are said (RFC 1122), seconds between those
 #: that are not answered, and how many of those there are (as Linux has them).
@@ -115,7 +118,8 @@ class Vigil:
             return math.inf
         if patience is not None:
             # It has no end: a peer may read again tomorrow.
-            return max(self._heard_at, self._probed_at) + min(patience * 2.0**self._asked, 60.0)
+            pause = min(patience * 2.0**self._asked, MOST_PATIENCE)
+            return max(self._heard_at, self._probed_at) + pause
         if self._probes:
             return self._probed_at + PROBE_INTERVAL if self._probes < PROBES else math.inf
         return self._heard_at + self.keep_alive

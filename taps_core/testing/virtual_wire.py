@@ -12,7 +12,7 @@ What TCP does, without its congestion control, and with every time a plain sum.
   back: refused, after one round trip.
 * **A segment that is not acknowledged** is sent again after the retransmission time,
   counted from when it has left: twice the round trip at rest, at least 0.2 s (1 s
-  for a ``syn``), doubled each time up to 60 s. Only what was lost is sent again; what
+  for a ``syn``), doubled each time up to 120 s. Only what was lost is sent again; what
   came behind it is held until it is there. (These are Linux's limits.)
 * **The window** is what the peer holds for a receiver that does not take it. It
   tells of new room with each ``ack``, and by one of its own when half a window has

@@ -2,55 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from taps_core.model.endpoints import LocalEndpoint
-from taps_core.model.layers import Transport
-from taps_core.testing import Host, VirtualDatagram, VirtualNetwork, VirtualStream
+from taps_core.testing import VirtualDatagram, VirtualNetwork, VirtualStream
 from taps_core.testing.conformance import ByteStreamConformance, DatagramConformance
+from tests.testing.between import Between
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Unpack
-
-    from taps_core.model.flow import Flow
-    from taps_core.model.layers import ConnectRequest, ListeningFlow, ListenRequest
-    from taps_core.testing.virtual_paths import ConditionKeywords
-
-NETWORKS: list[VirtualNetwork] = []
-
-
-class Between(Transport):
-    """Connects on one host and listens on another."""
-
-    def __init__(
-        self, make: Callable[[Host], Transport], **conditions: Unpack[ConditionKeywords]
-    ) -> None:
-        network = VirtualNetwork(seed=7, log_limit=0)
-        NETWORKS.append(network)
-        network.path(**conditions)
-        self.server = network.host("server.example")
-        self._here, self._there = make(network.client), make(self.server)
-        self.name = self._here.name
-        self.capabilities = self._here.capabilities
-
-    def loopback(self) -> LocalEndpoint:
-        return LocalEndpoint(ip_address=self.server.addresses[0], port=0)
-
-    async def connect(self, request: ConnectRequest) -> Flow:
-        return await self._here.connect(request)
-
-    async def listen(self, request: ListenRequest) -> ListeningFlow:
-        return await self._there.listen(request)
+HOSTS = [VirtualNetwork().client for _ in range(3)]
 
 
 class TestStreamOnOneHost(ByteStreamConformance):
     loops = ("virtual",)
-    transport = VirtualStream(VirtualNetwork().client)
+    transport = VirtualStream(HOSTS[0])
 
 
 class TestStreamOnRealTime(ByteStreamConformance):
-    transport = VirtualStream(VirtualNetwork().client)
+    transport = VirtualStream(HOSTS[1])
 
 
 class TestStreamFarAway(ByteStreamConformance):
@@ -73,7 +38,7 @@ class TestStreamOnABadPath(ByteStreamConformance):
 
 class TestDatagramOnOneHost(DatagramConformance):
     loops = ("virtual",)
-    transport = VirtualDatagram(VirtualNetwork().client)
+    transport = VirtualDatagram(HOSTS[2])
 
 
 class TestDatagramFarAway(DatagramConformance):
@@ -91,6 +56,7 @@ class TestDatagramOnABadPath(DatagramConformance):
 
 
 def test_the_networks_are_empty_when_all_suites_are_done() -> None:
-    for network in NETWORKS:
+    far = (TestStreamFarAway, TestStreamOnABadPath, TestDatagramFarAway, TestDatagramOnABadPath)
+    for network in [host.network for host in HOSTS] + [suite.transport.network for suite in far]:
         assert network.open_flows == 0, network.flows
         assert network.open_listeners == 0
