@@ -49,12 +49,20 @@ def run(
     seed: int | str,
     timeout: float | None = ...,
 ) -> T: ...
+@overload
+def run(
+    main: Callable[[], Coroutine[Any, Any, T]] | Scenario[T],
+    *networks: Network,
+    network: VirtualNetwork,
+    timeout: float | None = ...,
+) -> T: ...
 def run(
     main: Callable[..., Coroutine[Any, Any, T]],
     *networks: Network,
     loop: LoopName = "asyncio",
     timeout: Any = _UNSAID,
     seed: int | str | None = None,
+    network: VirtualNetwork | None = None,
 ) -> T:
     """Run ``main()`` on a loop of its own and return its result.
 
@@ -62,10 +70,11 @@ def run(
     whatever reaches the loop's exception handler, a task that outlives
     ``main``, and all that :func:`no_leaks` looks at.
 
-    With a ``seed``, ``main`` is a scenario: it runs on virtual time and on the host
-    ``client`` of a fresh :class:`VirtualNetwork`, which it is given if it takes a
-    parameter. What :meth:`VirtualNetwork.serve` started ends with it; nothing else
-    may be left open on any host.
+    With a ``seed`` (or a ``network``), ``main`` is a scenario: it runs on virtual time
+    and on the host ``client`` of a fresh :class:`VirtualNetwork` (or of the one that is
+    given), and is given the network if it takes a parameter. What
+    :meth:`VirtualNetwork.serve` started ends with it; nothing else may be left open on
+    any host.
 
     Args:
         main: A coroutine function without parameters (``functools.partial``
@@ -76,6 +85,7 @@ def run(
         timeout: Seconds after which it has hung: 60 by default; on virtual time, where
             they cost nothing, a day. ``None``: never.
         seed: Of everything that chance decides on the network.
+        network: One that was arranged before, or that is to be looked at afterwards.
 
     Raises:
         LeakError: ``main`` itself went well, but something was left or reported.
@@ -83,8 +93,9 @@ def run(
         ImportError: uvloop is not installed.
     """
     if seed is not None:
-        loop = "virtual"
         network = VirtualNetwork(seed)
+    if network is not None:
+        loop = "virtual"
         networks = (network, *networks)
         arguments = [network] if _takes_one(main) else []
         play: Callable[[], Coroutine[Any, Any, T]] = functools.partial(

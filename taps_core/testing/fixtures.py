@@ -8,6 +8,16 @@ functions that give a coroutine function to ``run``, once for each loop::
             ...
 
         run(main)
+
+or a scenario to ``virtual_run``::
+
+    def test_a_lost_request_is_repeated(virtual_run, virtual_network):
+        virtual_network.path(latency=0.05, loss=0.5)
+
+        async def scenario(net):
+            ...
+
+        virtual_run(scenario)
 """
 
 from __future__ import annotations
@@ -25,13 +35,25 @@ from taps_core.testing.memory_datagram import MemoryDatagram
 from taps_core.testing.memory_messages import MemoryMessages
 from taps_core.testing.memory_secure import MemorySecure
 from taps_core.testing.memory_stream import MemoryStream
+from taps_core.testing.virtual_network import VirtualNetwork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
     from taps_core.model.layers import Transport
+    from taps_core.testing.leaks import Network
 
-__all__ = ["Run", "loop_name", "memory_network", "memory_transport", "run"]
+__all__ = [
+    "Run",
+    "VirtualRun",
+    "loop_name",
+    "memory_network",
+    "memory_transport",
+    "run",
+    "virtual_network",
+    "virtual_run",
+    "virtual_seed",
+]
 
 T = TypeVar("T")
 
@@ -42,7 +64,7 @@ class Run(Protocol):
     def __call__(
         self,
         main: Callable[[], Coroutine[Any, Any, T]],
-        *networks: MemoryNetwork,
+        *networks: Network,
         timeout: float | None = 60.0,
     ) -> T:
         """Run ``main()`` strictly, leaving nothing behind."""
@@ -75,3 +97,33 @@ def memory_network() -> Iterator[MemoryNetwork]:
 def memory_transport(request: pytest.FixtureRequest, memory_network: MemoryNetwork) -> Transport:
     """Each kind of transport in turn, on ``memory_network``."""
     return cast("Transport", request.param(memory_network))
+
+
+class VirtualRun(Protocol):
+    """What the fixture ``virtual_run`` is: :func:`taps_core.testing.run` for scenarios."""
+
+    def __call__(
+        self,
+        main: Callable[[], Coroutine[Any, Any, T]] | aio.Scenario[T],
+        *networks: Network,
+        timeout: float | None = ...,
+    ) -> T:
+        """Run the scenario strictly, leaving nothing behind."""
+
+
+@pytest.fixture
+def virtual_seed() -> int | str:
+    """Of ``virtual_network``: 0, unless a test parametrizes it."""
+    return 0
+
+
+@pytest.fixture
+def virtual_network(virtual_seed: int | str) -> VirtualNetwork:
+    """A virtual network that can be arranged before the scenario and looked at afterwards."""
+    return VirtualNetwork(virtual_seed)
+
+
+@pytest.fixture
+def virtual_run(virtual_network: VirtualNetwork) -> VirtualRun:
+    """:func:`taps_core.testing.run` on ``virtual_network``."""
+    return functools.partial(aio.run, network=virtual_network)

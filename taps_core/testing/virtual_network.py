@@ -89,7 +89,7 @@ class VirtualNetwork:
         self._numbers = itertools.count(1)
         #: From which address to which → the way, as long as paths and hosts stay as they are.
         self._taken: dict[tuple[str, str], Way] = {}
-        self._served: list[Listener] = []
+        self._served: list[tuple[Host, Listener]] = []
         self._loop: weakref.ref[asyncio.AbstractEventLoop] | None = None
         self.client = self.host("client")
 
@@ -349,7 +349,7 @@ class VirtualNetwork:
         listener = host.listen(
             endpoint, handler, max_connections=max_connections, grace=grace, **preconnection
         )
-        self._served.append(listener)
+        self._served.append((host, listener))
         return listener
 
     def _host_called(self, name: str) -> Host:
@@ -391,10 +391,16 @@ class VirtualNetwork:
         traceback: TracebackType | None,
     ) -> None:
         async with contextlib.AsyncExitStack() as ending:
-            for host in self.hosts:
+            serving = [host for host, _ in self._served]
+            # The last comes first: what servers would close at the end is found open.
+            for host in dict.fromkeys(serving):
                 ending.push_async_callback(self._close, host, error is not None)
-            for listener in self._served:
+            while self._served:
+                _, listener = self._served.pop(0)
                 ending.push_async_callback(listener.__aexit__, kind, error, traceback)
+            for host in self.hosts:
+                if host not in serving:
+                    ending.push_async_callback(self._close, host, error is not None)
 
     async def _close(self, host: Host, failed: bool) -> None:
         # What is left open after a failure is a consequence of it, and no news.

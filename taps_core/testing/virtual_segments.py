@@ -118,6 +118,16 @@ class Outbound:
                 each.timer.cancel()
         return news
 
+    def repeat(self, number: int) -> bool:
+        """Send a segment again, now; False if it is acknowledged."""
+        segment = self._waiting.get(number)
+        if segment is None:
+            return False
+        if segment.timer is not None:
+            segment.timer.cancel()
+        self._transmit(segment)
+        return True
+
     def drop(self) -> None:
         """Send nothing again."""
         for segment in self._waiting.values():

@@ -106,11 +106,15 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
     Args:
         limit: Time at which it has hung: jumping beyond raises TimeoutError
             from ``run_until_complete``, once. ``math.inf``: never.
+
+    Attributes:
+        jumps: How often the clock went on: what virtual time costs.
     """
 
     _scheduled: list[_Timer]
 
     def __init__(self, limit: float = math.inf) -> None:
+        self.jumps = 0
         self._now = 0.0
         self._limit = limit
         self._places = 0
@@ -165,6 +169,7 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
             raise TimeoutError(
                 "\n- ".join([f"not done after {limit:g} virtual seconds; waiting:", *waiting(self)])
             )
+        self.jumps += 1
         self._now = max(self._now, when)
         # What the loop adds to the time when it looks for timers that are due: the
         # least that makes a difference, so that none runs early, and none never.

@@ -9,7 +9,7 @@ What TCP does, without its congestion control, and with every time a plain sum.
 * **Connecting** takes one round trip: ``syn`` there, ``syn`` back, then the client is
   Ready. Its ``ack`` takes another half, then the listener has the flow; a client
   that sends at once is not slower for that. Where nobody listens, ``rst`` comes
-  back: refused, after one round trip.
+  back: refused, after one round trip. A repeated ``syn`` is answered by a repeated one.
 * **A segment that is not acknowledged** is sent again after the retransmission time,
   counted from when it has left: twice the round trip at rest, at least 0.2 s (1 s
   for a ``syn``), doubled each time up to 120 s. Only what was lost is sent again; what
@@ -336,6 +336,8 @@ class VirtualWire(Wire):
             self._peer = peer
             self._out.limit = max(self._out.limit, peer.window)
         self._hear()
+        if segment.number < self._expected and segment.what == "syn" and self._out.repeat(0):
+            return  # an ``ack`` alone would not tell the client that we are there
         if segment.number:
             self._acknowledge(1, 0)  # it sends no data before it has our ``syn``
         if segment.what == "data" and self.flow.is_over:
