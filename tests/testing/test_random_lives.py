@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given, settings
@@ -16,8 +17,14 @@ from taps_core.testing import (
     MemorySecure,
     MemoryStream,
     Rig,
+    VirtualDatagram,
+    VirtualStream,
     run,
 )
+from tests.testing.between import Between
+
+if TYPE_CHECKING:
+    from taps_core.model.layers import Transport
 
 ACTIONS = ("send", "big", "gather", "flush", "pause", "resume", "finish", "close", "abort", "turn")
 Lives = list[tuple[bool, str]]
@@ -25,26 +32,46 @@ Lives = list[tuple[bool, str]]
 lives = st.lists(st.tuples(st.booleans(), st.sampled_from(ACTIONS)), max_size=30)
 
 
-@pytest.mark.parametrize("kind", [MemoryStream, MemoryDatagram, MemoryMessages, MemorySecure])
+KINDS = [MemoryStream, MemoryDatagram, MemoryMessages, MemorySecure]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @settings(deadline=None, max_examples=150)
 @given(lives=lives)
-def test_every_life_keeps_the_rules(
-    kind: type[MemoryStream | MemoryDatagram | MemoryMessages], lives: Lives
-) -> None:
+def test_every_life_keeps_the_rules(kind: Any, lives: Lives) -> None:
     network = MemoryNetwork()
+    live(kind(network), network, lives)
+
+
+@pytest.mark.parametrize("kind", [VirtualStream, VirtualDatagram])
+@settings(deadline=None, max_examples=150)
+@given(lives=lives, loss=st.sampled_from([0.0, 0.3]), latency=st.sampled_from([0.0, 0.001, 0.3]))
+def test_every_life_on_packets_keeps_the_rules(
+    kind: Any, lives: Lives, loss: float, latency: float
+) -> None:
+    between = Between(kind, latency=latency)
+    live(between, between.network, lives, loss)
+
+
+def live(transport: Transport, network: Any, lives: Lives, loss: float = 0.0) -> None:
+    datagrams = not transport.capabilities.connected
 
     async def main() -> None:
-        async with Rig(kind(network)) as rig:
+        local = transport.loopback()
+        async with Rig(transport, local=str(local)) as rig:
             pair = await rig.pair()
+            if isinstance(transport, Between):
+                transport.path.set(loss=loss)
             sent = dict.fromkeys(pair, b"")
             mute = set()
             for which, action in lives:
                 end = pair[which]
                 match action:
                     case "turn":
-                        await asyncio.sleep(0)
+                        await asyncio.sleep(0 if isinstance(network, MemoryNetwork) else 0.2)
                     case "send" | "big" | "gather":
-                        data = bytes([len(sent[end]) % 256]) * (40_000 if action == "big" else 3)
+                        size = 3 if action != "big" else 1000 if datagrams else 40_000
+                        data = bytes([len(sent[end]) % 256]) * size
                         if end in mute:
                             continue
                         try:
@@ -65,7 +92,7 @@ def test_every_life_keeps_the_rules(
                 end.flow.close()
             for end in pair:
                 await end.has_closed()
-            if kind is MemoryDatagram:
+            if datagrams:
                 return  # which may lose things, and find a new flow for a late one
             assert network.open_flows == 0
             for end, peer in (pair, pair[::-1]):
@@ -74,4 +101,4 @@ def test_every_life_keeps_the_rules(
                 if peer.recorder.error is None and end.recorder.is_finished and not aborted:
                     assert end.recorder.data == sent[peer]
 
-    run(main, network)
+    run(main, network, loop="asyncio" if isinstance(network, MemoryNetwork) else "virtual")
