@@ -1,8 +1,17 @@
-"""Public door for tests: a network in memory, strict runs, leak checks, recorders.
+"""Public door for tests: networks in memory, a virtual clock, strict runs, leak checks, recorders.
 
 ::
 
-    from taps_core.testing import MemoryNetwork, MemoryStream, run
+    from taps_core.testing import run
+
+    async def scenario(net):            # on virtual time
+        net.path(latency=0.05, loss=0.1)
+        await net.serve("server.example:7000", echo, framers="line")
+        ...                             # an application, as it is
+
+    run(scenario, seed=1)
+
+Below that, for tests of layers that need no time and no distance::
 
     network = MemoryNetwork()
     transport = MemoryStream(network)   # a plugin's transport like any other
@@ -28,11 +37,12 @@ from taps_core.testing.requests import accept_request, connect_request, listen_r
 from taps_core.testing.rig import End, Rig
 from taps_core.testing.scripted import ScriptedFlow, SentPart
 from taps_core.testing.transports import memory_transports
+from taps_core.testing.virtual_conditions import Conditions, Counts
 from taps_core.testing.virtual_datagram import VirtualDatagram
 from taps_core.testing.virtual_host import Host
 from taps_core.testing.virtual_log import EventLog, LogEntry
 from taps_core.testing.virtual_network import VirtualNetwork
-from taps_core.testing.virtual_paths import Conditions, Counts, Path, Way
+from taps_core.testing.virtual_paths import Path, Way
 from taps_core.testing.virtual_stream import VirtualStream
 from taps_core.testing.virtual_time import DeadlockError, VirtualClockLoop
 

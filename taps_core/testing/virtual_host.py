@@ -10,9 +10,10 @@ from taps_core.model.errors import EstablishmentError, Reason
 from taps_core.runtime.preconnection import Preconnection
 from taps_core.runtime.system import System
 from taps_core.testing.ports import ANY, ANY_IPV4, Ports, no_route
+from taps_core.testing.virtual_conditions import Conditions
 from taps_core.testing.virtual_datagram import VirtualDatagram
 from taps_core.testing.virtual_names import VirtualResolver
-from taps_core.testing.virtual_paths import Conditions, Way
+from taps_core.testing.virtual_paths import Way
 from taps_core.testing.virtual_stream import VirtualStream
 
 if TYPE_CHECKING:

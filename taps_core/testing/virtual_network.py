@@ -42,9 +42,10 @@ if TYPE_CHECKING:
     from taps_core.runtime.listener import Handler, Listener
     from taps_core.testing.memory_flow import MemoryFlow
     from taps_core.testing.ports import Address
+    from taps_core.testing.virtual_conditions import ConditionKeywords, Counts
     from taps_core.testing.virtual_names import NameFailure
     from taps_core.testing.virtual_packet import Packet
-    from taps_core.testing.virtual_paths import ConditionKeywords, Counts, End, Path, Way
+    from taps_core.testing.virtual_paths import End, Path, Way
 
 __all__ = ["VirtualNetwork"]
 

@@ -21,10 +21,10 @@ What TCP does, without its congestion control, and with every time a plain sum.
 * **Keep-alive**: after ``keepAliveTimeout`` without a sign of the peer and with nothing
   on the way, a ``probe`` is sent, which is answered by an ``ack``; the next one after
   75 s if it is not, and after the ninth the Connection has failed.
-* **connTimeout** after which the Connection has failed counts from when something
-  was sent last that waits for an answer, or from the last answer that there was.
+* **connTimeout**, after which the Connection has failed, counts from when the first
+  of what waits for an answer was sent, or from the last answer since.
 * **The end**: an end that has closed and an end that was reset answer what still
-  comes as TCP does: a lost ``ack`` of a ``fin`` is repeated, data is answered by ``rst``.
+  comes as TCP does: an ``ack`` that was lost is repeated, new data is answered by ``rst``.
 
 Packets without data have no size, unless the path has an overhead.
 """
@@ -48,7 +48,7 @@ from taps_core.model.properties import Preference
 from taps_core.testing.memory import refused
 from taps_core.testing.memory_wire import Wire
 from taps_core.testing.ports import no_route
-from taps_core.testing.virtual_packet import Packet
+from taps_core.testing.virtual_packet import Line
 from taps_core.testing.virtual_segments import Outbound
 from taps_core.testing.virtual_vigil import Vigil
 
@@ -98,23 +98,24 @@ class VirtualWire(Wire):
         failed: Callable[[EstablishmentError], None] = lambda error: None,
         client: VirtualWire | None = None,
     ) -> None:
-        self.host = host
         self.kind = kind
         self.here = here
         self.there = there
-        #: What the listener made of this client's ``syn``: a duplicate finds it.
-        self.answered_by: VirtualWire | None = None
         self._loop = asyncio.get_running_loop()
         #: What this end holds for its receiver.
         self.window = window
         self._ready = ready
         self._failed = failed
-        self._peer = client
+        self._line = Line(
+            host, kind, here, there, peer=client, knock=self._knock, unreachable=self._unreachable
+        )
+        #: It has heard of the peer, which may know of it.
+        self._heard = client is not None
         self._established = False
         self._gone = False  # by an error: whatever comes is answered by a reset
         self._out = Outbound(
             self._send_segment,
-            self._round_trip,
+            lambda: self._line.round_trip,
             self._no_answer,
             retries=_SYN_RETRIES if client is None else _SYN_ACK_RETRIES,
         )
@@ -139,32 +140,24 @@ class VirtualWire(Wire):
 
     def open(self) -> None:
         """Send the ``syn``, the client's or the answer to it."""
-        if self._peer is not None:
-            self._out.limit = self._peer.window
+        if self._heard:
+            self._out.limit = self._line.peer.window
         self._out.add("syn")
 
     def abandon(self) -> None:
         """Nobody wants it any more, and there is no flow."""
         self._let_go()
-        if self._peer is not None:
-            self._answer_gone(self._peer)
+        if self._heard:
+            self._answer_gone()
 
     def _knock(self, host: Host) -> None:
         """The client's ``syn`` is at the host."""
         door = host.door(self.kind, self.there)
         if door is not None and door.has_room:
-            self.answered_by = door.answer(self)
-            return
-        answer = Packet(
-            self.kind,
-            "rst",
-            self.there,
-            self.here,
-            0,
-            arrive=lambda _: self._refused(),
-            unreachable=lambda _: None,
-        )
-        host.network.send(host, answer)
+            # Known to the line from now on, so that a duplicate finds it.
+            self._line.peer = door.answer(self)
+        else:
+            self._line.answer(host, "rst", lambda _: self._refused())
 
     def _refused(self) -> None:
         if not self._established and not self._gone:
@@ -198,8 +191,7 @@ class VirtualWire(Wire):
 
     def carry(self, item: Item) -> None:
         """Send it, in segments that fit into a packet."""
-        conditions = self.host.network.way(self.host, self.here[0], self.there[0]).conditions
-        for piece in item.pieces(conditions.mtu - conditions.overhead):
+        for piece in item.pieces(self._line.largest):
             self._add("data", piece)
 
     def blocked(self) -> None:
@@ -214,7 +206,7 @@ class VirtualWire(Wire):
     def reset(self, error: Exception, at_once: bool) -> None:
         """Send a reset. It is not repeated, but answers whatever still comes."""
         behind = 0 if at_once else self._out.next
-        self._send("rst", lambda peer: peer.reset_came(behind, error))
+        self._line.send("rst", lambda peer: peer.reset_came(behind, error))
 
     def release(self, cost: int) -> None:
         """Remember it; :meth:`opened` tells."""
@@ -257,20 +249,13 @@ class VirtualWire(Wire):
         self._set_alarm()
 
     def _send_segment(self, segment: Segment) -> float:
-        return self._send(
+        return self._line.send(
             segment.what,
-            lambda peer: peer.segment_came(self, segment),
+            lambda peer: peer.segment_came(segment),
             length=segment.length,
             number=segment.number,
             again=segment.tries > 0,
         )
-
-    def _round_trip(self) -> float:
-        network = self.host.network
-        there = network.way(self.host, self.here[0], self.there[0]).conditions
-        peer = network.host_at(self.there[0]) or self.host
-        back = network.way(peer, self.there[0], self.here[0]).conditions
-        return there.longest + back.longest
 
     def _no_answer(self) -> None:
         silence = f"no answer from {self.there[0]} port {self.there[1]}"
@@ -279,47 +264,15 @@ class VirtualWire(Wire):
     def _send_ack(self, number: int = -1) -> None:
         expected, limit = self._expected, self._released + self.window
         self._told = limit
-        self._send("ack", lambda peer: peer.ack_came(expected, number, limit), number=number)
+        self._line.send("ack", lambda peer: peer.ack_came(expected, number, limit), number=number)
 
-    def _answer_gone(self, peer: VirtualWire) -> None:
-        self._peer = self._peer or peer
+    def _answer_gone(self) -> None:
         self.reset(ConnectionError("reset by the peer", reason=Reason.CONNECTION_ABORTED), True)
-
-    def _send(
-        self,
-        what: str,
-        come: Callable[[VirtualWire], None],
-        *,
-        length: int = 0,
-        number: int = -1,
-        again: bool = False,
-    ) -> float:
-        """Send a packet to the peer, or, as long as that is not known, to its listener."""
-
-        def arrive(host: Host) -> None:
-            peer = self._peer or self.answered_by
-            if peer is None:
-                self._knock(host)
-            else:
-                come(peer)
-
-        packet = Packet(
-            self.kind,
-            what,
-            self.here,
-            self.there,
-            length,
-            arrive=arrive,
-            unreachable=self._unreachable,
-            number=number,
-            again=again,
-        )
-        return self.host.network.send(self.host, packet)
 
     def _unreachable(self, why: str) -> None:
         if self._gone:
             return
-        if self._peer is None:
+        if not self._heard:
             self._give_up(no_route(self.there[0], why))
         elif self._established and self._tells_soft_errors:
             sentence = f"{os.strerror(errno.EHOSTUNREACH)}: {self.there[0]}: {why}"
@@ -327,23 +280,24 @@ class VirtualWire(Wire):
 
     # -- inbound
 
-    def segment_came(self, peer: VirtualWire, segment: Segment) -> None:
+    def segment_came(self, segment: Segment) -> None:
         """A segment has arrived, for the first time or again."""
         if self._gone:
-            self._answer_gone(peer)
+            self._answer_gone()
             return
-        if self._peer is None:
-            self._peer = peer
-            self._out.limit = max(self._out.limit, peer.window)
+        if not self._heard:
+            self._heard = True
+            self._out.limit = self._line.peer.window
         self._hear()
         if segment.number < self._expected and segment.what == "syn" and self._out.repeat(0):
             return  # an ``ack`` alone would not tell the client that we are there
         if segment.number:
             self._acknowledge(1, 0)  # it sends no data before it has our ``syn``
-        if segment.what == "data" and self.flow.is_over:
-            self._answer_gone(peer)
+        new = segment.number >= self._expected
+        if new and segment.what == "data" and self.flow.is_over:
+            self._answer_gone()
             return
-        if segment.number >= self._expected:
+        if new:
             self._early[segment.number] = segment
         while not self._gone and (following := self._early.pop(self._expected, None)) is not None:
             self._expected += 1
@@ -387,10 +341,10 @@ class VirtualWire(Wire):
             elif segment.item is not None and segment.item.record is not None:
                 self.flow.settled(segment.item.record, None)
 
-    def probe_came(self, peer: VirtualWire) -> None:
+    def probe_came(self) -> None:
         """The peer asks for a sign."""
         if self._gone:
-            self._answer_gone(peer)
+            self._answer_gone()
         else:
             self._hear()
             self._send_ack()
@@ -400,7 +354,7 @@ class VirtualWire(Wire):
         if self._gone:
             return
         if not self._established:
-            self._let_go()
+            self._give_up(refused(self.there))
         elif behind == 0:
             self.flow.reset_came(error, True)
         else:
@@ -409,8 +363,9 @@ class VirtualWire(Wire):
 
     def _look_for_reset(self) -> None:
         if self._reset_behind is not None and self._reset_behind[0] <= self._expected:
+            (_, error), self._reset_behind = self._reset_behind, None
             self._stop_timers()
-            self.flow.reset_came(self._reset_behind[1], False)
+            self.flow.reset_came(error, False)
 
     # -- waiting for signs of the peer
 
@@ -450,5 +405,5 @@ class VirtualWire(Wire):
             return
         if self._probes_at <= now:
             self._vigil.probed(now, blocked=self._blocked)
-            self._send("probe", lambda peer: peer.probe_came(self))
+            self._line.send("probe", lambda peer: peer.probe_came())
         self._set_alarm()

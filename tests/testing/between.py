@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from taps_core.model.flow import Flow
     from taps_core.model.layers import ConnectRequest, ListeningFlow, ListenRequest
-    from taps_core.testing.virtual_paths import ConditionKeywords
+    from taps_core.testing.virtual_conditions import ConditionKeywords
 
 __all__ = ["Between"]
 

@@ -285,6 +285,17 @@ def test_the_same_seed_gives_the_same_log_and_another_another() -> None:
     assert {"again", "reordered", "duplicated", "chance"} <= details
 
 
+@pytest.mark.parametrize("virtual_seed", [0, "another", 7])
+def test_the_fixtures_take_a_seed(
+    virtual_seed: int | str, virtual_network: VirtualNetwork, virtual_run: VirtualRun
+) -> None:
+    async def scenario(net: VirtualNetwork) -> int | str:
+        assert net is virtual_network
+        return net.seed
+
+    assert virtual_run(scenario) == virtual_seed
+
+
 @pytest.mark.parametrize("hash_seed", ["1", "4711"])
 def test_the_same_seed_gives_the_same_log_in_a_fresh_process(hash_seed: str) -> None:
     done = subprocess.run(
@@ -299,13 +310,18 @@ def test_the_same_seed_gives_the_same_log_in_a_fresh_process(hash_seed: str) -> 
     assert done.stdout == story(1)
 
 
-probabilities = st.floats(min_value=0, max_value=0.4)
+async def patient_echo(connection: taps.Connection[Any]) -> None:
+    connection.close_timeout = 1e6
+    await echo(connection)
+
+
+probabilities = st.floats(min_value=0, max_value=1)
 
 
 @settings(deadline=None, max_examples=60)
 @given(
     seed=st.integers(0, 2**32),
-    loss=probabilities,
+    loss=st.floats(min_value=0, max_value=0.2),  # lest a handshake is given up
     duplicate=probabilities,
     reorder=probabilities,
     latency=st.floats(min_value=0, max_value=0.5),
@@ -320,7 +336,7 @@ def test_whatever_the_path_does_the_stream_is_intact_and_every_packet_accounted_
 
     async def scenario(net: VirtualNetwork) -> None:
         net.path(mtu=mtu, bandwidth=1e6, **conditions)
-        await net.serve(SERVER, echo, framers="length-prefix")
+        await net.serve(SERVER, patient_echo, framers="length-prefix")
         there = taps.Preconnection(remote=SERVER, framers="length-prefix")
         async with there.initiate(timeout=None) as connection:
             connection.close_timeout = 1e6

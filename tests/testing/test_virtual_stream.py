@@ -620,6 +620,26 @@ def test_a_lost_fin_is_sent_again_and_so_is_its_lost_answer() -> None:
     play(act, latency=0.05)
 
 
+def test_an_end_that_has_closed_still_says_what_it_has() -> None:
+    async def act(scene: Scene) -> None:
+        client, server = await scene.established()
+        scene.path.back.set(loss=1)
+        client.send(b"the last word")
+        client.flow.close()
+        await server.recorder.until(lambda: server.recorder.is_finished)
+        scene.path.back.set(loss=0)
+        server.flow.close()
+        await server.has_closed()
+        # Its fin was acknowledged; the acks of the client's data and fin were lost.
+        assert now() == exactly(10.15)
+        assert not client.recorder.is_closed
+        await client.has_closed()
+        assert client.recorder.error is None
+        assert now() == exactly(10.3)
+
+    play(act, latency=0.05)
+
+
 def test_abort_is_known_half_a_round_trip_later() -> None:
     async def act(scene: Scene) -> None:
         client, server = await scene.established()
