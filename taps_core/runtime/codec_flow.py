@@ -342,13 +342,14 @@ class CodecFlow(LayerFlow):
             self._rest = b""
             backlog[0] = (data, context, end)
         start = self._done
+        long = len(data) - start > LONG_READ
         done = False
         try:
             if context is None and self._open_context is None:
                 reached = self._decode_from(data, start, out)
             else:
                 reached = self._decode_with(data, start, out, context)
-            if start < reached < len(data):
+            if long and start < reached < len(data):
                 self._done = reached
                 return True
             done = True

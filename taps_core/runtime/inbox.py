@@ -610,7 +610,7 @@ class Inbox:
             return self._current
         if isinstance(first, bytes | _Incoming):
             return first
-        data = None if type(first) is _Lost else first.data  # type: ignore[union-attr]
+        data = getattr(first, "data", None)
         return data if type(data) is bytes else None
 
     @property
@@ -677,7 +677,8 @@ class Inbox:
         queue = self.queue
         first = queue.popleft()
         host = self._host
-        if isinstance(first, bytes):
+        if not isinstance(first, Message | _Incoming | _Lost):
+            # Bytes, or what a codec that breaks its promise took for bytes.
             first = Message(first, None, True, host)
         if isinstance(first, Message):
             data = first.data
