@@ -1,4 +1,4 @@
-"""Public door for tests: networks in memory, a virtual clock, strict runs, leak checks, recorders.
+"""Public door for tests: networks in memory, a virtual clock, strict runs, sweeps, leak checks.
 
 ::
 
@@ -17,8 +17,9 @@ Below that, for tests of layers that need no time and no distance::
     transport = MemoryStream(network)   # a plugin's transport like any other
 
 :func:`run` runs a coroutine strictly and leaves nothing behind;
-:func:`no_leaks` is the part of it that fits around any block. pytest fixtures
-are in :mod:`taps_core.testing.fixtures`; nothing else here needs pytest.
+:func:`no_leaks` is the part of it that fits around any block. :func:`sweep`
+cancels a coroutine at every step that it takes. pytest fixtures are in
+:mod:`taps_core.testing.fixtures`; nothing else here needs pytest.
 """
 
 from types import FunctionType as _FunctionType
@@ -36,6 +37,7 @@ from taps_core.testing.recorder import Call, CheckedFlow, Recorder
 from taps_core.testing.requests import accept_request, connect_request, listen_request
 from taps_core.testing.rig import End, Rig
 from taps_core.testing.scripted import ScriptedFlow, SentPart
+from taps_core.testing.sweeping import Cancellation, Scenario, SweepError, sweep
 from taps_core.testing.transports import memory_transports
 from taps_core.testing.virtual_conditions import Conditions, Counts
 from taps_core.testing.virtual_datagram import VirtualDatagram
@@ -48,6 +50,7 @@ from taps_core.testing.virtual_time import DeadlockError, VirtualClockLoop
 
 __all__ = [
     "Call",
+    "Cancellation",
     "CheckedFlow",
     "Chunk",
     "Conditions",
@@ -70,8 +73,10 @@ __all__ = [
     "Path",
     "Recorder",
     "Rig",
+    "Scenario",
     "ScriptedFlow",
     "SentPart",
+    "SweepError",
     "VirtualClockLoop",
     "VirtualDatagram",
     "VirtualNetwork",
@@ -85,6 +90,7 @@ __all__ = [
     "no_leaks",
     "random_chunks",
     "run",
+    "sweep",
 ]
 
 # Tracebacks and documentation name what people import; aliases cannot.

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import pytest
 
-from taps_core.testing import aio
+from taps_core.testing import aio, sweeping
 from taps_core.testing.leaks import LeakError
 from taps_core.testing.memory import MemoryNetwork
 from taps_core.testing.memory_datagram import MemoryDatagram
@@ -38,18 +38,20 @@ from taps_core.testing.memory_stream import MemoryStream
 from taps_core.testing.virtual_network import VirtualNetwork
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import Callable, Coroutine, Iterable, Iterator
 
     from taps_core.model.layers import Transport
     from taps_core.testing.leaks import Network
 
 __all__ = [
     "Run",
+    "Sweep",
     "VirtualRun",
     "loop_name",
     "memory_network",
     "memory_transport",
     "run",
+    "sweep",
     "virtual_network",
     "virtual_run",
     "virtual_seed",
@@ -70,6 +72,19 @@ class Run(Protocol):
         """Run ``main()`` strictly, leaving nothing behind."""
 
 
+class Sweep(Protocol):
+    """What the fixture ``sweep`` is: :func:`taps_core.testing.sweep` on one of the loops."""
+
+    def __call__(
+        self,
+        scenario: sweeping.Scenario,
+        *networks: MemoryNetwork,
+        cancellations: Iterable[sweeping.Cancellation] = ...,
+        timeout: float | None = 60.0,
+    ) -> int:
+        """Run ``scenario`` again and again, cancelled one step later each time."""
+
+
 @pytest.fixture(params=["asyncio", "uvloop"])
 def loop_name(request: pytest.FixtureRequest) -> aio.LoopName:
     """The name of each event loop in turn; uvloop is skipped where it is not installed."""
@@ -82,6 +97,12 @@ def loop_name(request: pytest.FixtureRequest) -> aio.LoopName:
 def run(loop_name: aio.LoopName) -> Run:
     """:func:`taps_core.testing.run` on each event loop in turn."""
     return functools.partial(aio.run, loop=loop_name)
+
+
+@pytest.fixture
+def sweep(loop_name: aio.LoopName) -> Sweep:
+    """:func:`taps_core.testing.sweep` on each event loop in turn."""
+    return functools.partial(sweeping.sweep, loop=loop_name)
 
 
 @pytest.fixture
