@@ -130,23 +130,32 @@ def _run(
     networks: tuple[Network, ...],
     factory: Callable[[], asyncio.AbstractEventLoop],
 ) -> T:
-    reported: list[str] = []
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with no_leaks(*networks):
-            with asyncio.Runner(debug=False, loop_factory=factory) as runner:
-                runner.get_loop().set_exception_handler(
-                    lambda _, context: reported.append(_sentence(context))
-                )
-                try:
-                    result = runner.run(_strictly(main, reported))
-                except BaseException as error:
-                    for sentence in reported:
-                        error.add_note(sentence)
-                    raise
-            # Closing the runner cancels what is left; it is reported all the same.
-            if reported:
-                raise LeakError(reported)
+            # In a function of its own: what its frame holds, the loop above all, is
+            # gone before no_leaks has the garbage collected, and is not left as
+            # garbage that the next run sets aside as what was there before.
+            return _run_on(factory, main)
+
+
+def _run_on(
+    factory: Callable[[], asyncio.AbstractEventLoop], main: Callable[[], Coroutine[Any, Any, T]]
+) -> T:
+    reported: list[str] = []
+    with asyncio.Runner(debug=False, loop_factory=factory) as runner:
+        runner.get_loop().set_exception_handler(
+            lambda _, context: reported.append(_sentence(context))
+        )
+        try:
+            result = runner.run(_strictly(main, reported))
+        except BaseException as error:
+            for sentence in reported:
+                error.add_note(sentence)
+            raise
+    # Closing the runner cancels what is left; it is reported all the same.
+    if reported:
+        raise LeakError(reported)
     return result
 
 

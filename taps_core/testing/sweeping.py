@@ -190,7 +190,10 @@ class _Trial:
             await asyncio.wait([self._task])
         if self._scope is not None:
             self.cancelled = self._scope.expired()
-        self._judge(self._task)
+        task = self._task
+        # Nothing of the run is to outlive it here.
+        self._task = self._watched = self._scope = None
+        self._judge(task)
 
     def _judge(self, task: asyncio.Task[Any]) -> None:
         if not self.cancelled:
@@ -199,7 +202,7 @@ class _Trial:
         if task.cancelled():
             return
         error = task.exception()
-        if isinstance(error, TimeoutError) and self._scope is not None:
+        if isinstance(error, TimeoutError) and self._cancellation is Cancellation.TIMEOUT:
             return
         how = f"returned {task.result()!r}" if error is None else f"raised {error!r}"
         raise SweepError(f"it was cancelled, and {how}") from error

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import socket
 import subprocess
 import sys
 import threading
 import warnings
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -246,3 +248,18 @@ def test_nothing_but_the_fixtures_needs_pytest() -> None:
         "assert not {'pytest', 'hypothesis', 'uvloop'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_run_is_gone_when_it_is_over(run: Run) -> None:
+    """Not garbage either: the next run would set that aside, and all of them grow."""
+    loops = weakref.WeakSet[asyncio.AbstractEventLoop]()
+
+    async def main() -> None:
+        loops.add(asyncio.get_running_loop())
+
+    gc.disable()  # nothing but the run itself is to collect it
+    try:
+        run(main)
+        assert not loops
+    finally:
+        gc.enable()
