@@ -373,7 +373,7 @@ class Connection(ReceivingHalf[T]):
             and not (
                 any(not waiter.done() for waiter in self._waiting)
                 or (dispatcher is not None and dispatcher.wants(type(error)))
-                or self._end_waiters is not None
+                or self._end_waiters
                 or error.reason is Reason.LOCAL_ABORT
             )
         ):
@@ -415,7 +415,13 @@ class Connection(ReceivingHalf[T]):
             self._end_waiters = []
         future = self._loop.create_future()
         self._end_waiters.append(future)
-        await future
+        try:
+            await future
+        except BaseException:
+            # One who waits again and again with a timeout must not be kept.
+            if self._end_waiters is not None and future in self._end_waiters:
+                self._end_waiters.remove(future)
+            raise
 
     # --------------------------------------------------------- from the stack
 

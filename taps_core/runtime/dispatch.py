@@ -46,7 +46,14 @@ class EventStream(Generic[E]):
                 raise StopAsyncIteration
             future = asyncio.get_running_loop().create_future()
             self._waiting.append(future)
-            await future
+            try:
+                await future
+            except BaseException:
+                # All are forgotten when they are woken; who waits again and again
+                # with a timeout must not be kept until then.
+                if future in self._waiting:
+                    self._waiting.remove(future)
+                raise
         return self._events.popleft()
 
     def close(self) -> None:

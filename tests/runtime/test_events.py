@@ -387,3 +387,18 @@ def test_the_event_log_remembers_the_last_events_without_data(run: Any, play: An
             assert log[3]["error"] == "reset"
 
     run(main)
+
+
+def test_who_stops_waiting_for_an_event_is_forgotten(run: Any, play: Any) -> None:
+    async def main() -> None:
+        async with play.connection() as (connection, flow):
+            events = connection.events()
+            for _ in range(3):
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0):
+                        await anext(events)
+            assert not events._waiting
+            flow.up.notified(taps.PathChange("handover"))
+            assert (await anext(events)).reason == "handover"
+
+    run(main)

@@ -464,3 +464,18 @@ def _nothing() -> Any:
     import contextlib
 
     return contextlib.nullcontext()
+
+
+def test_who_stops_waiting_for_closed_is_forgotten(
+    run: Run, world: Any, memory_network: MemoryNetwork
+) -> None:
+    async def main() -> None:
+        async with Ends(world, memory_network) as ends:
+            ends.client.send_nowait(b"x" * 1_000_000)  # nobody reads it
+            for _ in range(3):
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0):
+                        await ends.client.close()
+            assert not ends.client._end_waiters
+
+    run(main, memory_network)
