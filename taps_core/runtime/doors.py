@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 from typing import TYPE_CHECKING, Any, Final
@@ -233,12 +234,18 @@ def _chooses(endpoint: LocalEndpoint) -> bool:
 
 
 async def _close(doors: Iterable[ListeningFlow]) -> None:
+    cancelled: asyncio.CancelledError | None = None
     for door in doors:
         try:
             await door.close()
+        except asyncio.CancelledError as error:
+            # Nor must that; whoever was cancelled hears of it behind the last one.
+            cancelled = error
         except Exception:
             # A plugin's bug must not keep the other doors open.
             logger.exception("closing %r failed", door)
+    if cancelled is not None:
+        raise cancelled
 
 
 def _errno(error: OSError) -> int | None:

@@ -382,21 +382,26 @@ class Listener:
         _ = self._runtime.spawn(self._shut())
 
     async def _shut(self) -> None:
+        # To its end also while it is cancelled, as it is where the System or the
+        # loop ends: a port that nobody frees then stays taken.
+        opening = self._opening
         try:
-            opening = self._opening
             if opening is not None:
                 opening.cancel()
-                await asyncio.wait([opening])
-            self._drop_inbound()
-            await self._doors.close()
-            if self._handshakes:
-                await asyncio.wait(self._handshakes)
+                await until_done([opening])
         finally:
-            self._runtime.listeners.discard(self)
-            if self._dispatcher is not None:
-                self._dispatcher.emit(Stopped(), last=True)
-            self._gone.set_result(None)
-            self._arrivals.end()
+            self._drop_inbound()
+            try:
+                await self._doors.close()
+            finally:
+                try:
+                    await until_done(self._handshakes)
+                finally:
+                    self._runtime.listeners.discard(self)
+                    if self._dispatcher is not None:
+                        self._dispatcher.emit(Stopped(), last=True)
+                    self._gone.set_result(None)
+                    self._arrivals.end()
 
     def _drop_inbound(self) -> None:
         """End whatever came in and is nobody's yet."""

@@ -237,6 +237,8 @@ class LoopRuntime:
         """Abort what is open, cancel what runs, wait until it is gone.
 
         Warns at the end, so that where warnings are errors nothing stays open.
+        Whoever is cancelled while waiting ends the waiting for what is open, and
+        waits for what runs, such as handlers.
         """
         left: list[str] = []
         for listener in list(self.listeners):
@@ -249,14 +251,16 @@ class LoopRuntime:
                 yet = "not closed yet" if connection.state is ConnectionState.CLOSING else "open"
                 left.append(f"{connection!r} was left {yet}")
                 connection.abort()
-        for listener in list(self.listeners):
-            await listener.stopped()
-        for connection in aborted:
-            await connection._released()
-        while tasks := self.tasks - {asyncio.current_task()}:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
+        try:
+            for listener in list(self.listeners):
+                await listener.stopped()
+            for connection in aborted:
+                await connection._released()
+        finally:
+            while tasks := self.tasks - {asyncio.current_task()}:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks)
         for sentence in left:
             warn(sentence, ResourceWarning, stacklevel=3)
 

@@ -17,7 +17,7 @@ from taps_core.testing import MemoryDatagram, MemoryMessages, MemoryNetwork, Mem
 from taps_framers import LengthPrefix, Line
 
 if TYPE_CHECKING:
-    from taps_core.plugin import Transport
+    from taps_core.plugin import ListeningFlow, ListenRequest, Transport
     from taps_core.testing.fixtures import Run
 
 
@@ -1077,5 +1077,40 @@ def test_every_transport_hands_over_connections_that_are_usable_at_once(
                 assert (await client.receive(max_length=7)).data == b"welcome"
                 assert (await got[0].receive(max_length=5)).data == b"hello"
             got[0].abort()
+
+    run(main, memory_network)
+
+
+def test_whatever_is_cancelled_while_it_stops_every_port_is_freed(
+    run: Run, world: Any, memory_network: MemoryNetwork, turns: Any
+) -> None:
+    # As where a loop ends and cancels all that runs.
+    class Slow(MemoryStream):
+        async def listen(self, request: ListenRequest) -> ListeningFlow:
+            door = await super().listen(request)
+            close = door.close
+
+            async def slowly() -> None:
+                try:
+                    await turns(3)
+                finally:
+                    await close()
+
+            door.close = slowly  # type: ignore[method-assign]  # a door that takes its time
+            return door
+
+    async def main() -> None:
+        here = world(Slow(memory_network))
+        for turn in range(1, 8):
+            listener = await here.listen(at=["127.0.0.1:0", "127.0.0.2:0"])
+            events = listener.events()
+            assert memory_network.open_listeners == 2
+            listener.stop()
+            await turns(turn)
+            for task in here.system.runtime().tasks:
+                task.cancel()
+            await listener.stopped()
+            assert [type(event) async for event in events] == [taps.Stopped]
+            assert memory_network.open_listeners == 0
 
     run(main, memory_network)

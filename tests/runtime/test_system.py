@@ -452,3 +452,31 @@ def test_closing_a_system_ends_handlers_too(
             assert client.state is taps.ConnectionState.CLOSED
 
     run(main, memory_network)
+
+
+def test_cancelling_the_close_of_a_system_ends_handlers_all_the_same(
+    run: Run, world: Any, memory_network: MemoryNetwork
+) -> None:
+    async def main() -> None:
+        here = world(MemoryStream(memory_network))
+        ended: list[str] = []
+
+        async def handler(connection: taps.Connection[Any]) -> None:
+            try:
+                await asyncio.get_running_loop().create_future()
+            finally:
+                ended.append("handler")
+
+        listener = await here.listen(handler)
+        client = await here.to(listener).initiate()
+        await asyncio.sleep(0)
+        closing = asyncio.create_task(here.system.close())
+        await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.wait([closing])
+        assert closing.cancelled()
+        assert ended == ["handler"]
+        assert client.state is taps.ConnectionState.CLOSED
+        assert memory_network.open_flows == memory_network.open_listeners == 0
+
+    run(main, memory_network)
