@@ -135,12 +135,10 @@ class StreamListener(ListeningFlow):
         self.sock.close()
         while self._waiting:
             self._waiting.popleft().abort()
-        adopting = dict(self._adopting)
+        adopting = tuple(self._adopting)
         for task in adopting:
             task.cancel()
         await asyncio.gather(*adopting, return_exceptions=True)
-        for sock in adopting.values():
-            sock.close()  # of a task that was cancelled before it began
 
     def _watch(self) -> None:
         self._loop.add_reader(self.sock.fileno(), self._accept)
@@ -198,8 +196,10 @@ class StreamListener(ListeningFlow):
             self._hand_over(flow)
 
     def _adopted(self, task: asyncio.Task[None] | None) -> None:
-        if task is not None:
-            self._adopting.pop(task, None)
+        sock = None if task is None else self._adopting.pop(task, None)
+        if sock is not None and task is not None and task.cancelled():
+            # Perhaps before it began. Here, since whoever closes may be cancelled too.
+            sock.close()
 
     def _hand_over_waiting(self) -> None:
         while self._waiting and not self._paused:

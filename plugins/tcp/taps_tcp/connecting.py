@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import socket
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from taps_core.plugin import EstablishmentError, Reason
@@ -91,23 +92,28 @@ async def meet(
             while True:
                 sock = _shared(request, family)
                 reached = loop.create_task(connect_socket(loop, sock, address))
+                won: socket.socket | None = None
                 try:
                     await asyncio.wait({reached, knock}, return_when=asyncio.FIRST_COMPLETED)
                     if reached.done() and reached.exception() is None:
-                        return sock
-                    visitor = _visitor(door, address)
-                    if visitor is None and reached.done():
+                        won = sock
+                    else:
+                        won = _visitor(door, address)
+                    if won is None and reached.done():
                         error = reached.exception()
                         if not isinstance(error, OSError) or error.errno not in _NOT_YET:
                             reached.result()
                         await asyncio.wait({knock}, timeout=RETRY)
-                        visitor = _visitor(door, address)
-                except BaseException:
-                    await _give_up(reached, sock)
-                    raise
-                await _give_up(reached, sock)
-                if visitor is not None:
-                    return visitor
+                        won = _visitor(door, address)
+                    if won is not None:
+                        return won
+                finally:
+                    if won is not sock:
+                        # Not waited for: whoever is cancelled here would lose a socket.
+                        reached.cancel()
+                        reached.add_done_callback(partial(_close, sock))
+                # The next one has the same addresses.
+                await asyncio.wait({reached})
                 if knock.done():  # somebody else knocked
                     knock = loop.create_future()
                     loop.add_reader(door.fileno(), _wake, knock)
@@ -148,9 +154,8 @@ def _same(one: Any, other: Any) -> bool:
     return bool(one[:2] == other[:2])
 
 
-async def _give_up(reached: asyncio.Task[None], sock: socket.socket) -> None:
-    reached.cancel()
-    await asyncio.wait({reached})
+def _close(sock: socket.socket, reached: asyncio.Task[None]) -> None:
+    """The attempt to connect it is over, and has taken it from the loop."""
     if not reached.cancelled():
         reached.exception()
     sock.close()

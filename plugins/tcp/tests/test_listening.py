@@ -502,3 +502,23 @@ def test_2000_connections_at_once_are_all_served(tcp4, run):
         run(main)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("turns", range(1, 4))
+def test_cancelling_close_loses_no_socket_that_was_just_accepted(tcp, run, turns):
+    async def main():
+        listening = await tcp.listen(lambda flow, admitted: flow.abort())
+        # Without a turn of the loop, in which they would be accepted and adopted.
+        address = (tcp.address, listening.local_endpoint.port)
+        peers = [socket.create_connection(address) for _ in range(3)]
+        closing = asyncio.ensure_future(listening.close())
+        listening._accept()  # their tasks begin later than it
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.wait([closing])
+        await asyncio.sleep(0)
+        for each in peers:
+            each.close()
+
+    run(main)

@@ -78,3 +78,31 @@ def test_without_a_local_port_it_says_so(run):
             await there.rendezvous(timeout=1)
 
     run(main)
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["knocked at", "knocking"])
+def test_cancelled_at_any_step_it_leaves_no_socket(sweep, first):
+    @contextlib.asynccontextmanager
+    async def meeting():
+        one, two = free_port(), free_port()
+        made, others = [], []
+
+        async def meet():
+            made.append(await peer(one, two).rendezvous(timeout=10))
+
+        def come():
+            others.append(peer(two, one).rendezvous(timeout=10))
+
+        if first:
+            coming = asyncio.get_running_loop().call_later(0.005, come)
+        else:
+            come()
+            await asyncio.sleep(0.005)
+        yield meet
+        if first:
+            coming.cancel()
+        for each in [*made, *others]:
+            each.abort()
+            await each._released()
+
+    assert sweep(meeting) > 10
