@@ -447,20 +447,44 @@ async def receive_behind_another(place: Place) -> AsyncIterator[Act]:
         assert got[0] == b"one"
 
 
-@covers("Connection.receive")
-async def receive_before_another(place: Place) -> AsyncIterator[Act]:
-    """Who stands behind moves up."""
-    async with arriving(place, b"one", b"two") as (client, got):
-        last: list[asyncio.Task[list[bytes]]] = []
-        asyncio.get_running_loop().call_soon(
-            lambda: last.append(asyncio.create_task(many(client, 1)))
-        )
+@contextlib.asynccontextmanager
+async def another_behind(place: Place, **lengths: int) -> AsyncIterator[Act]:
+    """Who stands behind moves up, and is not left waiting for the next Message."""
+    async with place.pair() as (client, server):
+        got: list[bytes] = []
+        behind: list[asyncio.Task[list[bytes]]] = []
+
+        async def send() -> None:
+            await turns(1)
+            behind.append(asyncio.create_task(many(client, 1)))
+            await turns(2)
+            await server.send(b"one")
+
+        sending = asyncio.create_task(send())
 
         async def act() -> None:
-            got.append((await client.receive()).data)
+            got.append((await client.receive(**lengths)).data)
 
         yield act
-        got += await last[0]
+        await sending
+        if got:
+            await server.send(b"two")
+        got += await behind[0]
+        assert got in ([b"one"], [b"one", b"two"])
+        await check_usable(client, server)
+
+
+@covers("Connection.receive")
+async def receive_before_another(place: Place) -> AsyncIterator[Act]:
+    async with another_behind(place) as act:
+        yield act
+
+
+@covers("Connection.receive")
+async def receive_a_part_before_another(place: Place) -> AsyncIterator[Act]:
+    """In the line itself, which whoever is the only one does not stand in."""
+    async with another_behind(place, max_length=10) as act:
+        yield act
 
 
 @covers("Connection.receive_exactly")
