@@ -60,6 +60,8 @@ class LengthPrefix(FramerDefinition):
 class LengthPrefixCodec(PrefixCodec):
     """The codec of :class:`LengthPrefix`."""
 
+    __slots__ = ("_cut", "_pack", "_unpack_from", "_width")
+
     def __init__(self, definition: LengthPrefix) -> None:
         super().__init__("length-prefix", min(definition.max_length, largest(definition.width)))
         self._width = definition.width

@@ -20,6 +20,9 @@ JOINED: Final = 2048
 class PrefixCodec(Codec):
     """A header with the length, then the Message; parts go through as they come."""
 
+    # Within the object: as entries of a dict they take twice the room.
+    __slots__ = ("_context", "_left", "_name", "max_length")
+
     streams = True
 
     def __init__(self, name: str, max_length: int) -> None:

@@ -114,6 +114,8 @@ class Flow(ABC):
     ``closed`` is an error of :mod:`taps_core` or an ``OSError``.
     """
 
+    __slots__ = ()  # for flows that want to be small
+
     #: Streams of one association or connection, where the protocol has them.
     session: Session | None = None
 
@@ -244,6 +246,9 @@ class LayerFlow(Flow):
     what is above (set by ``start``).
     """
 
+    __slots__ = ("lower", "receiver")
+
+    lower: Flow
     receiver: Receiver
 
     def __init__(self, lower: Flow) -> None:

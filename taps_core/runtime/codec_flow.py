@@ -76,24 +76,29 @@ class CodecFlow(LayerFlow):
     Connection is aborted, and ``closed`` comes up with a ConnectionError.
     """
 
-    # On the class: most Connections never have anything else.
-    _outgoing: _Outgoing | None = None
-    _rest = b""
-    #: The context of the Message that decode stands in.
-    _open_context: MessageContext | None = None
-    #: A datagram is lost, and its other parts with it.
-    _skipping = False
-    #: What arrived and waits to be decoded, as the layer above has paused; of the first
-    #: part so many bytes are done. An end that came behind it waits too.
-    _backlog: deque[PartTuple] | None = None
-    _done = 0
-    _finished_behind = False
-    _paused = False
-    #: Nothing is received any more: a fatal error, or close or abort from above.
-    _deaf = False
-    #: None of all that: what comes begins with a frame, and goes up at once.
-    _plain = True
-    _error: ConnectionError | None = None
+    # Within the object: as entries of a dict they take twice the room.
+    __slots__ = (
+        "_backlog",
+        "_codec",
+        "_datagrams",
+        "_deaf",
+        "_decode",
+        "_done",
+        "_down",
+        "_encode",
+        "_error",
+        "_finished_behind",
+        "_open_context",
+        "_outgoing",
+        "_paused",
+        "_plain",
+        "_rest",
+        "_skipping",
+        "_through_below",
+        "_up",
+        "flush",
+        "session",
+    )
 
     def __init__(self, lower: Flow, codec: Codec, *, datagrams: bool) -> None:
         """Put ``codec`` over ``lower``.
@@ -115,6 +120,23 @@ class CodecFlow(LayerFlow):
         self._through_below = lower.write_through
         # Once per turn and Message: nothing to do here.
         self.flush = lower.flush  # type: ignore[method-assign]  # same signature, one call less
+        self._outgoing: _Outgoing | None = None
+        self._rest = b""
+        # The context of the Message that decode stands in.
+        self._open_context: MessageContext | None = None
+        # A datagram is lost, and its other parts with it.
+        self._skipping = False
+        # What arrived and waits to be decoded, as the layer above has paused; of the
+        # first part so many bytes are done. An end that came behind it waits too.
+        self._backlog: deque[PartTuple] | None = None
+        self._done = 0
+        self._finished_behind = False
+        self._paused = False
+        # Nothing is received any more: a fatal error, or close or abort from above.
+        self._deaf = False
+        # None of all that: what comes begins with a frame, and goes up at once.
+        self._plain = True
+        self._error: ConnectionError | None = None
 
     def start(self, receiver: Receiver) -> None:
         """Remember the receiver and start the flow below."""
