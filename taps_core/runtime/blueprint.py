@@ -42,6 +42,7 @@ class Blueprint:
     """
 
     __slots__ = (
+        "__weakref__",
         "close_timeout",
         "effective",
         "event_log",
@@ -94,6 +95,32 @@ class Blueprint:
             if name in PROPERTIES and PROPERTIES[name].kind is Kind.MESSAGE
         }
 
+    def is_of(
+        self,
+        runtime: LoopRuntime,
+        *,
+        role: Role,
+        local: tuple[LocalEndpoint, ...],
+        remote: tuple[RemoteEndpoint, ...],
+        properties: TransportProperties,
+        security: SecurityParameters,
+        framers: tuple[FramerDefinition, ...],
+    ) -> bool:
+        """Whether one made of these would be just the same."""
+        return (
+            # Before, nobody knows yet what is wrong with what was said.
+            self.learned
+            and self.runtime is runtime
+            and self.role == role
+            and self.local == local
+            and self.remote == remote
+            and self.framers == framers
+            and self.properties == properties
+            and self.security == security
+            and self.close_timeout == runtime.system.close_timeout
+            and self.event_log == runtime.system.event_log
+        )
+
     def learn(self, definitions: Iterable[Property]) -> None:
         """Add the protocol-specific properties of the plugins there are.
 
@@ -129,6 +156,6 @@ class Blueprint:
     def but(self, **changes: Any) -> Blueprint:
         """A copy with attributes changed, for a clone."""
         copy = Blueprint.__new__(Blueprint)
-        for name in self.__slots__:
+        for name in self.__slots__[1:]:
             setattr(copy, name, changes.get(name, getattr(self, name)))
         return copy

@@ -76,7 +76,7 @@ class Connection(ReceivingHalf[T]):
     def __init__(self, blueprint: Blueprint, group: Group, *, accepted: bool = False) -> None:
         """Not called by applications: see ``Preconnection`` and ``Listener``."""
         super().__init__(blueprint, group, accepted=accepted)
-        group.members[id(self)] = self
+        group.join(self)
         blueprint.runtime.connections.add(self)
 
     # ------------------------------------------------------------ establishment
@@ -585,7 +585,7 @@ class Connection(ReceivingHalf[T]):
 
     def grouped_connections(self) -> frozenset[Connection[Any]]:
         """All open Connections of the group, this one included."""
-        return frozenset(self._group.members.values())
+        return frozenset(self._group.members)
 
     def incoming(self) -> IncomingStreams:
         """Connections that the peer adds to the group, as ``async for`` (streams)."""

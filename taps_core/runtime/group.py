@@ -41,23 +41,26 @@ class Group:
         properties: Connection Properties by canonical name, one store for all
             members; what each member has for itself (connPriority, settings of
             its stream) is with the member.
-        members: Open Connections.
     """
 
     __slots__ = (
         "_arrivals",
         "_closing",
+        "_first",
         "_iterators",
+        "_others",
         "_session",
         "_shaking",
         "_taken",
-        "members",
         "properties",
     )
 
     def __init__(self, properties: Mapping[str, Any]) -> None:
         self.properties = properties
-        self.members: dict[int, Connection[Any]] = {}
+        #: Open Connections; most groups have one, and a dict for it takes more than all
+        #: the rest of a group.
+        self._first: Connection[Any] | None = None
+        self._others: dict[int, Connection[Any]] | None = None
         self._session: Session | None = None
         self._closing = False
         #: Streams of the peer for ``incoming()``, once somebody wants streams.
@@ -68,6 +71,32 @@ class Group:
 
     # -- members
 
+    @property
+    def members(self) -> tuple[Connection[Any], ...]:
+        """Open Connections, the oldest first."""
+        if self._first is None:
+            return ()
+        return (self._first, *(self._others or {}).values())
+
+    def join(self, member: Connection[Any]) -> None:
+        """A further member."""
+        if self._first is None:
+            self._first = member
+            return
+        if self._others is None:
+            self._others = {}
+        self._others[id(member)] = member
+
+    def _remove(self, member: Connection[Any]) -> None:
+        others = self._others
+        if member is not self._first:
+            if others:
+                others.pop(id(member), None)
+        elif others:
+            self._first = others.pop(next(iter(others)))
+        else:
+            self._first = None
+
     def established(self) -> None:
         """A member is Ready: there may be a session now."""
         if self._arrivals is not None:
@@ -75,14 +104,14 @@ class Group:
 
     def left(self, member: Connection[Any]) -> None:
         """A member reached its end."""
-        self.members.pop(id(member), None)
+        self._remove(member)
         arrivals = self._arrivals
         if arrivals is not None:
             arrivals.ended(member)
-            if not self._iterators and all(each in arrivals for each in self.members.values()):
+            if not self._iterators and all(each in arrivals for each in self.members):
                 # Nobody can know of these any more.
                 arrivals.drop_untold()
-        if not self.members:
+        if self._first is None:
             self._end()
 
     def _end(self) -> None:
@@ -96,13 +125,13 @@ class Group:
         """CloseGroup."""
         self._find_session()
         self._closing = True
-        for member in list(self.members.values()):
+        for member in self.members:
             _ = member.close()
 
     def abort(self) -> None:
         """AbortGroup."""
         session = self._find_session()
-        for member in list(self.members.values()):
+        for member in self.members:
             member.abort()
         if session is not None:
             session.abort()
@@ -195,7 +224,7 @@ class Group:
         if name == "groupConnLimit" and self._taken is not None:
             self._taken.accept_streams(self._stream, value)
         if not by_session:
-            for other in list(self.members.values()):
+            for other in self.members:
                 if other is not member:
                     self._entangle(other, name, value, before)
 
@@ -204,9 +233,9 @@ class Group:
             other._apply(name, value)
         except PropertyError as error:
             # RFC 9622, 7.4: what cannot follow leaves the group and is told so.
-            self.members.pop(id(other), None)
+            self._remove(other)
             alone = Group({**self.properties, name: before})
-            alone.members[id(other)] = other
+            alone.join(other)
             other._group = alone
             left = CloneError(
                 f"{name} cannot be {value!r} here, so this Connection left its group: {error}",
@@ -292,7 +321,7 @@ class Group:
 
     def _find_session(self) -> Session | None:
         if self._session is None:
-            for member in self.members.values():
+            for member in self.members:
                 if member._flow is not None and member._flow.session is not None:
                     self._session = member._flow.session
                     break
@@ -314,7 +343,7 @@ class Group:
             session.accept_streams(self._stream, self.properties["groupConnLimit"])
 
     def _stream(self, flow: Flow) -> None:
-        member = next(iter(self.members.values()), None)
+        member = self._first
         if member is None or self.take_streams().untold + self._shaking >= MAX_WAITING:
             flow.abort()
             return
@@ -340,7 +369,7 @@ class Group:
             raise
         finally:
             self._shaking -= 1
-        if not self.members:
+        if self._first is None:
             framed.abort()
             return
         connection: Connection[Any] = Connection(member._blueprint, self, accepted=True)
@@ -350,7 +379,7 @@ class Group:
     def _announce(self, connection: Connection[Any]) -> None:
         event = ConnectionReceived(connection)
         told = claimed = False
-        for member in list(self.members.values()):
+        for member in self.members:
             dispatcher = member._dispatcher
             if member is not connection and dispatcher is not None:
                 told = told or dispatcher.wants(ConnectionReceived)

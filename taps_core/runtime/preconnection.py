@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, Any, Unpack
 
 from taps_core.model.endpoints import LocalEndpoint, RemoteEndpoint
@@ -66,6 +67,7 @@ class Preconnection:
         self.transport = TransportProperties.coerce(transport)
         self.security = SecurityParameters.coerce(security)
         self._framers: tuple[FramerDefinition, ...] = self.system.framers(framers)
+        self._last: weakref.ref[Blueprint] | None = None
 
     @property
     def system(self) -> System:
@@ -247,8 +249,21 @@ class Preconnection:
         return self._establish("rendezvous", timeout, None)
 
     def _blueprint(self, role: Role) -> Blueprint:
-        return Blueprint(
-            self.system.runtime(),
+        """A copy of all this; Connections that are made alike share one."""
+        runtime = self.system.runtime()
+        last = None if self._last is None else self._last()
+        if last is not None and last.is_of(
+            runtime,
+            role=role,
+            local=self._local,
+            remote=self._remote,
+            properties=self.transport,
+            security=self.security,
+            framers=self._framers,
+        ):
+            return last
+        made = Blueprint(
+            runtime,
             role=role,
             local=self._local,
             remote=self._remote,
@@ -256,6 +271,9 @@ class Preconnection:
             security=self.security.copy(),
             framers=self._framers,
         )
+        # Weakly: it holds the loop, which is not to live as long as this.
+        self._last = weakref.ref(made)
+        return made
 
     def __repr__(self) -> str:
         local = ", ".join(map(str, self._local)) or "any"

@@ -670,3 +670,33 @@ def test_a_loop_with_eager_tasks_does_as_well(
                 assert (await server.receive(max_length=9)).data == b"x"
 
     testing.run(main, memory_network)
+
+
+def test_connections_made_alike_share_a_copy_of_what_was_said_until_it_is_edited(
+    run: Run, world: Any, memory_network: MemoryNetwork
+) -> None:
+    async def main() -> None:
+        here = world(MemoryStream(memory_network))
+        async with here.listen() as listener:
+            there = here.to(listener)
+            await _end(await there.initiate())  # the plugins are known from here on
+            first, second = await there.initiate(), await there.initiate()
+            assert first._blueprint is second._blueprint
+            there.transport.set("connPriority", 7)
+            third = await there.initiate()
+            there.security = taps.SecurityParameters.opportunistic()
+            fourth = await there.initiate()
+            there.add_framer(LengthPrefix())
+            fifth = await there.initiate()
+            connections = [first, third, fourth, fifth]
+            assert len({id(each._blueprint) for each in connections}) == 4
+            assert [each.properties["connPriority"] for each in connections] == [100, 7, 7, 7]
+            for each in [*connections, second]:
+                await _end(each)
+
+    run(main, memory_network)
+
+
+async def _end(connection: taps.Connection[Any]) -> None:
+    connection.abort()
+    await connection._released()
