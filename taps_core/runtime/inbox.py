@@ -178,7 +178,10 @@ REST: Final = _Rest()
 
 #: At hand where whoever receives has to look twice. Never filled.
 NOTHING: Final[deque[Any]] = deque(maxlen=0)
-#: The same while a receiver waits that has nobody before or behind it, and whom
+#: The queue of an inbox in which nothing ever had to wait: an empty deque of its own
+#: would weigh as much as a third of an idle Connection. Never filled.
+UNUSED: Final[deque[Any]] = deque(maxlen=0)
+#: The same as NOTHING while a receiver waits that has nobody before or behind it, and whom
 #: nobody watches: what comes is for it.
 ALONE: Final[deque[Any]] = deque(maxlen=0)
 
@@ -210,7 +213,7 @@ class Inbox:
         self._host = host
         self.flow: Flow | None = None
         self.boundaries = True
-        self.queue: deque[_Item] = deque()
+        self.queue: deque[_Item] = UNUSED
         # Bytes in the queue (those that were taken since the last mark count on)
         # and of unfinished Messages.
         self.size = 0
@@ -251,17 +254,22 @@ class Inbox:
         """Queue Messages, assemble parts, wake the first receiver."""
         queue = self.queue
         signal = self.signal
-        if signal is not None and self.flowing and len(parts) == 1 and not queue:
-            data, context, end = parts[0]
-            if end and self._current is None:
-                # One Message, and somebody waits for it: a request, or its answer. It
-                # is as good as taken, and counts for nothing.
-                plain = context is None and type(data) is bytes
-                queue.append(data if plain else Message(data, context, True, self._host))
-                signal.fire()
-                return
+        if signal is not None and not queue:
+            if signal.handed is not None:
+                self.give_back(signal)
+                queue = self.queue
+            elif self.flowing and len(parts) == 1:
+                data, context, end = parts[0]
+                if end and context is None and type(data) is bytes and self._current is None:
+                    # One Message, and somebody waits for it: a request, or its answer.
+                    # It is as good as taken, and counts for nothing.
+                    signal.handed = data
+                    signal.fire()
+                    return
         if self.stopped:
             return
+        if queue is UNUSED and self.boundaries:
+            queue = self._make_queue()
         if not queue:
             if self._segment:
                 self._recount()
@@ -283,6 +291,20 @@ class Inbox:
             self.wake()
         if not self.paused and (self.size > HIGH_BYTES or len(queue) > HIGH_MESSAGES):
             self._consider_pause()
+
+    def _make_queue(self) -> deque[_Item]:
+        queue: deque[_Item] = deque()
+        self.queue = queue
+        if self._host._at_hand is UNUSED:
+            self._host._at_hand = queue
+        return queue
+
+    def give_back(self, signal: Signal) -> None:
+        """The Message that its receiver was woken with goes the way of all others."""
+        data, signal.handed = signal.handed, None
+        if self.queue is UNUSED:
+            self._make_queue()
+        self._enqueue_whole(((data, None, True),))
 
     def _enqueue_whole(self, parts: Sequence[PartTuple]) -> int:
         """Queue whole Messages as far as there are; how many parts that was."""
@@ -448,7 +470,8 @@ class Inbox:
             self._remove(lost)
             if lost.delivered and not fatal:
                 error.context = error.context or lost.context
-                self.queue.append(_Lost(error))
+                queue = self._make_queue() if self.queue is UNUSED else self.queue
+                queue.append(_Lost(error))
         if fatal:
             self.finish(error)
             return
@@ -480,6 +503,8 @@ class Inbox:
         self.end = end
         self.flowing = False
         self.queue.clear()
+        if self.signal is not None:
+            self.signal.handed = None
         self._current = None
         self._others = None
         self._latest = None

@@ -112,6 +112,7 @@ class Signal:
         "_message",
         "_push",
         "_wakeup",
+        "handed",
         "result",
     )
 
@@ -123,6 +124,8 @@ class Signal:
         self._wakeup: Callable[[Any], object] | None = None
         self._context: Context | None = None
         self._message: Any = None
+        #: What whoever waits is woken with; of no concern to the task.
+        self.handed: Any = None
         #: Raises CancelledError if the wait was cancelled.
         self.result: Callable[[], object] = _no_result
 

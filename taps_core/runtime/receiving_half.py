@@ -7,7 +7,7 @@ awaiting gives it, handlers get it as an event.
 from __future__ import annotations
 
 import warnings
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from taps_core.model.errors import (
     EndOfData,
@@ -25,6 +25,9 @@ from taps_core.runtime.awaitables import CREDIT
 from taps_core.runtime.inbox import ALONE, NOTHING, REST, Mark, Search
 from taps_core.runtime.push import Signal
 from taps_core.runtime.sending_half import SendingHalf
+
+if TYPE_CHECKING:
+    from collections import deque
 
 __all__ = ["ReceivingHalf"]
 
@@ -94,22 +97,30 @@ class ReceivingHalf(SendingHalf[T]):
                 await signal
         except BaseException:
             inbox.signal = None
+            if signal.handed is not None:
+                inbox.give_back(signal)
             inbox.wake()
             self._nobody_waits()
             raise
         inbox.signal = None
         self._credit = CREDIT
         self._through = not self._batch
-        if at_hand and self._at_hand is ALONE:
-            self._at_hand = at_hand
-            item = at_hand.popleft()
-            if type(item) is bytes:
+        queue: deque[Any] = inbox.queue
+        data = signal.handed
+        if self._at_hand is ALONE:
+            self._at_hand = queue
+            if data is not None:
+                signal.handed = None
+            elif queue and type(queue[0]) is bytes:
+                data = queue.popleft()
+            if data is not None:
                 message = Taken()
-                message.data = item  # type: ignore[assignment]  # as above
+                message.data = data
                 message._context = None
                 message._origin = self
                 return message
-            at_hand.appendleft(item)
+        elif data is not None:
+            inbox.give_back(signal)
         return await self._receive_part(None, None, first=True)
 
     def _nobody_waits(self) -> None:

@@ -1010,3 +1010,64 @@ def test_a_fatal_failure_ends_receiving_but_not_sending(
             assert events.names == ["Received", "ReceiveError", "ReceiveError", "Sent", "Closed"]
 
     run(main)
+
+
+def test_a_message_that_wakes_a_receiver_is_in_no_queue_and_in_its_place_if_that_is_cancelled(
+    run: Any, play: Any
+) -> None:
+    async def main() -> None:
+        async with play.connection() as (connection, flow):
+            inbox = connection._inbox
+            for behind in (0, 1):
+                receiving = asyncio.create_task(connection.receive())
+                await asyncio.sleep(0)
+                flow.receive(b"first")
+                if behind:
+                    flow.receive(b"second")
+                receiving.cancel()
+                await asyncio.wait([receiving])
+                assert receiving.cancelled()
+                flow.receive(b"third")
+                expected = [b"first", *[b"second"] * behind, b"third"]
+                assert [(await connection.receive()).data for _ in expected] == expected
+            for number in range(3):
+                receiving = asyncio.create_task(connection.receive())
+                await asyncio.sleep(0)
+                flow.receive(b"%d" % number)
+                assert not inbox.queue
+                assert (await receiving).data == b"%d" % number
+
+    run(main)
+
+
+def test_a_message_that_wakes_a_receiver_is_told_to_who_subscribes_before_it_runs(
+    run: Any, play: Any, log: Any, turns: Any
+) -> None:
+    async def main() -> None:
+        async with play.connection() as (connection, flow):
+            receiving = asyncio.create_task(connection.receive())
+            await asyncio.sleep(0)
+            flow.receive(b"x")
+            events = log(connection)
+            assert (await receiving).data == b"x"
+            await turns()
+            assert events.names == ["Received"]
+
+    run(main)
+
+
+def test_a_message_that_wakes_a_receiver_is_gone_if_the_connection_closes_before_it_runs(
+    run: Any, play: Any
+) -> None:
+    async def main() -> None:
+        async with play.connection() as (connection, flow):
+            receiving = asyncio.create_task(connection.receive())
+            await asyncio.sleep(0)
+            flow.receive(b"x")
+            _ = connection.close()
+            with pytest.raises(taps.ReceiveError):
+                await receiving
+            with pytest.raises(taps.ReceiveError):
+                await connection.receive()
+
+    run(main)
