@@ -23,7 +23,7 @@ from taps_core.runtime.framed_sends import FramedRecord
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from taps_core.model.flow import Data, Flow, PartTuple, Receiver
+    from taps_core.model.flow import Data, Flow, PartTuple
     from taps_core.model.framer import Codec
     from taps_core.model.messages import MessageContext, SendRecord
 
@@ -82,10 +82,7 @@ class CodecFlow(LayerFlow):
         "_codec",
         "_datagrams",
         "_deaf",
-        "_decode",
         "_done",
-        "_down",
-        "_encode",
         "_error",
         "_finished_behind",
         "_open_context",
@@ -94,8 +91,6 @@ class CodecFlow(LayerFlow):
         "_plain",
         "_rest",
         "_skipping",
-        "_through_below",
-        "_up",
         "flush",
         "session",
     )
@@ -114,10 +109,6 @@ class CodecFlow(LayerFlow):
         self.session = lower.session
         self._codec = codec
         self._datagrams = datagrams
-        self._encode = codec.encode
-        self._decode = codec.decode
-        self._down = lower.send
-        self._through_below = lower.write_through
         # Once per turn and Message: nothing to do here.
         self.flush = lower.flush  # type: ignore[method-assign]  # same signature, one call less
         self._outgoing: _Outgoing | None = None
@@ -138,23 +129,18 @@ class CodecFlow(LayerFlow):
         self._plain = True
         self._error: ConnectionError | None = None
 
-    def start(self, receiver: Receiver) -> None:
-        """Remember the receiver and start the flow below."""
-        self._up = receiver.received
-        super().start(receiver)
-
     # -- down
 
     def send(self, data: Data, record: SendRecord | None, end_of_message: bool, /) -> bool | None:
         """Frame a Message, or a part of one, and pass it down."""
         if end_of_message and self._outgoing is None and (record is None or record.length is None):
-            return self._down(self._encode(data, record), record, True)
+            return self.lower.send(self._codec.encode(data, record), record, True)
         return self._send_part(data, record, end_of_message)
 
     def write_through(self, data: Data, /) -> None:
         """Frame a Message and let it leave."""
         if self._outgoing is None:
-            self._through_below(self._encode(data, None))
+            self.lower.write_through(self._codec.encode(data, None))
         else:
             super().write_through(data)
 
@@ -233,7 +219,7 @@ class CodecFlow(LayerFlow):
             data = tuple(part for part in (message.head, *buffers, tail) if part)
         if record is not None and record.length is not None:
             record = FramedRecord(record, self, message.lower_length)
-        accepted = self._down(data, record, end)
+        accepted = self.lower.send(data, record, end)
         message.head = b""
         message.started = True
         return accepted
@@ -244,10 +230,10 @@ class CodecFlow(LayerFlow):
         collected.extend(part for part in (data if isinstance(data, tuple) else (data,)) if part)
         if not end:
             return None
-        frame = self._encode(tuple(collected), record)
+        frame = self._codec.encode(tuple(collected), record)
         if record is not None and record.length is not None:
             record = FramedRecord(record, self, None)
-        return self._down(frame, record, True)
+        return self.lower.send(frame, record, True)
 
     def _refuse(self, message: _Outgoing, error: SendError, end: bool) -> None:
         """A part was not taken: what becomes of its Message?"""
@@ -307,7 +293,7 @@ class CodecFlow(LayerFlow):
                 # One read of a byte stream, at a frame's border: nearly every call.
                 out: list[PartTuple] = []
                 try:
-                    consumed = self._decode(data, out)
+                    consumed = self._codec.decode(data, out)
                     if consumed != len(data):
                         self._keep(data, consumed, end_of_message)
                 except ReceiveError as error:
@@ -315,7 +301,7 @@ class CodecFlow(LayerFlow):
                         return
                     out = []
                 if out:
-                    self._up(out)
+                    self.receiver.received(out)
                 return
         if self._deaf:
             return
@@ -337,7 +323,7 @@ class CodecFlow(LayerFlow):
             if not self._step(backlog, out):
                 return
             if out and (long or len(out) > LONG_READ):
-                self._up(out)
+                self.receiver.received(out)
                 out = []
                 if self._paused and not paused:
                     break
@@ -345,7 +331,7 @@ class CodecFlow(LayerFlow):
             self._backlog = None
         self._look()
         if out:
-            self._up(out)
+            self.receiver.received(out)
 
     def _look(self) -> None:
         self._plain = self._open_context is None and not (
@@ -393,7 +379,7 @@ class CodecFlow(LayerFlow):
     def _decode_from(self, data: bytes, start: int, out: list[PartTuple]) -> int:
         if len(data) - start > LONG_READ:
             return self._codec.decode_from(data, start, out)
-        return start + self._decode(data[start:] if start else data, out)
+        return start + self._codec.decode(data[start:] if start else data, out)
 
     def pause(self) -> None:
         """Deliver no more; what was read waits undecoded."""
@@ -475,7 +461,7 @@ class CodecFlow(LayerFlow):
             while found and not found[-1][2]:
                 found.pop()
         if found:
-            self._up(list(found))
+            self.receiver.received(list(found))
         # Whoever got that may have closed or aborted.
         if not self._deaf:
             if not self._datagrams:
