@@ -96,7 +96,7 @@ class Listener:
         self._waiting: deque[tuple[Flow, Stack]] = deque()
         self._arrivals = Arrivals()
         self._handshakes: set[asyncio.Task[None]] = set()
-        self._served: set[asyncio.Task[None]] = set()
+        self._served = self._runtime.team()
         self._live = 0
         self._filter: frozenset[tuple[str | None, int | None]] = frozenset()
         self._listening: asyncio.Future[None] = self._loop.create_future()
@@ -224,9 +224,7 @@ class Listener:
             claimed = dispatcher.handles(ConnectionReceived)
             dispatcher.emit(ConnectionReceived(connection))
         if self._handler is not None:
-            task = self._runtime.spawn(self._serve(connection, self._handler))
-            self._served.add(task)
-            task.add_done_callback(self._served.discard)
+            _ = self._served.spawn(self._loop, self._serve(connection, self._handler))
         elif not claimed:
             # A stream of events, or a handler for a base class, may be there
             # to take Connections or only to watch: both are served.
@@ -445,12 +443,13 @@ class Listener:
         self.stop()
         try:
             await self.stopped()
-            if typ is None and self._served:
-                await asyncio.wait(self._served, timeout=self._grace)
+            served = self._served.tasks
+            if typ is None and served:
+                await asyncio.wait(served, timeout=self._grace)
         finally:
-            for task in self._served:
+            for task in self._served.tasks:
                 task.cancel()
-            await until_done(self._served)
+            await until_done(self._served.tasks)
 
     def __repr__(self) -> str:
         where = ", ".join(map(str, self.local_endpoints or self._blueprint.local))

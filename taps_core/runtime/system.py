@@ -20,6 +20,7 @@ from taps_core.model.framer import Codec, Framer
 from taps_core.model.layers import FramerDefinition
 from taps_core.model.properties import ConnectionState
 from taps_core.planning.selection import Selector
+from taps_core.runtime.tasks import Team
 
 if TYPE_CHECKING:
     from taps_core.model.endpoints import LocalEndpoint, RemoteEndpoint
@@ -217,7 +218,9 @@ class LoopRuntime:
         self._loop = weakref.ref(loop)
         self.connections: set[Connection[Any]] = set()
         self.listeners: set[Listener] = set()
-        self.tasks: set[asyncio.Task[Any]] = set()
+        self._team = Team()
+        # Those of Listeners live as long as there is a handler, whoever has the Listener.
+        self._teams: weakref.WeakSet[Team] = weakref.WeakSet((self._team,))
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -228,10 +231,18 @@ class LoopRuntime:
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str | None = None) -> asyncio.Task[None]:
         """A task that this runtime owns."""
-        task = self.loop.create_task(work, name=name)
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
-        return task
+        return self._team.spawn(self.loop, work, name)
+
+    def team(self) -> Team:
+        """For tasks that have an owner in between, who has to keep it."""
+        team = Team()
+        self._teams.add(team)
+        return team
+
+    @property
+    def tasks(self) -> set[asyncio.Task[Any]]:
+        """All that run now."""
+        return set().union(*(team.tasks for team in self._teams))
 
     async def close(self) -> None:
         """Abort what is open, cancel what runs, wait until it is gone.

@@ -997,7 +997,7 @@ async def leaving_a_listener_whose_handlers_go_on(place: Place) -> AsyncIterator
         listener.stop()
         await listener.stopped()
         await place.end(client)
-        for task in list(listener._served):
+        for task in list(listener._served.tasks):
             task.cancel()
         await place.until(lambda: ended == begun and not place.open)
         stack.pop_all()
