@@ -178,8 +178,8 @@ REST: Final = _Rest()
 
 #: At hand where whoever receives has to look twice. Never filled.
 NOTHING: Final[deque[Any]] = deque(maxlen=0)
-#: The queue of an inbox in which nothing ever had to wait: an empty deque of its own
-#: would weigh as much as a third of an idle Connection. Never filled.
+#: The queue of an inbox in which nothing has to wait: an empty deque of its own would
+#: weigh as much as a third of an idle Connection. Never filled.
 UNUSED: Final[deque[Any]] = deque(maxlen=0)
 #: The same as NOTHING while a receiver waits that has nobody before or behind it, and whom
 #: nobody watches: what comes is for it.

@@ -22,7 +22,7 @@ from taps_core.model.events import (
 )
 from taps_core.model.messages import Message, Taken
 from taps_core.runtime.awaitables import CREDIT
-from taps_core.runtime.inbox import ALONE, NOTHING, REST, Mark, Search
+from taps_core.runtime.inbox import ALONE, NOTHING, REST, UNUSED, Mark, Search
 from taps_core.runtime.push import Signal
 from taps_core.runtime.sending_half import SendingHalf
 
@@ -85,6 +85,8 @@ class ReceivingHalf(SendingHalf[T]):
             if at_hand is not inbox.queue or not inbox.flowing:
                 return await self._receive_part(None, None)
             rest = False
+            # While it waits, and perhaps for long: also in this frame.
+            at_hand = inbox.queue = UNUSED
         # The only receiver there is has a signal, and no line to stand in.
         if self._turn is not None or self._batch:
             self._before_wait()
@@ -260,6 +262,7 @@ class ReceivingHalf(SendingHalf[T]):
                 message._origin = self
                 return message
             at_hand.appendleft(item)
+        del at_hand  # it may go while this waits
         try:
             return await self.receive()
         except EndOfData:

@@ -534,7 +534,6 @@ def test_a_failure_above_while_the_backlog_is_decoded_ends_the_flow() -> None:
             raise ValueError("a bug above")
 
         above.received = fail  # type: ignore[method-assign]  # the point of it
-        rig.flow._up = fail
         rig.flow.resume()
         await asyncio.sleep(0)
         assert rig.below.names[-1] == "abort"

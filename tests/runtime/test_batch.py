@@ -27,14 +27,16 @@ def test_a_batch_reaches_the_peer_as_one_delivery(run: Any, pair: Any, memory_ne
     async def main() -> None:
         async with pair(framers=LengthPrefix(2)) as (client, server):
             deliveries: list[int] = []
-            received = server._inbox.received
-            flow = server._flow
 
-            def count(parts: Any) -> None:
-                deliveries.append(len(parts))
-                received(parts)
+            class Counting:
+                def received(self, parts: Any) -> None:
+                    deliveries.append(len(parts))
+                    server._inbox.received(parts)
 
-            flow._up = count
+                def __getattr__(self, name: str) -> Any:
+                    return getattr(server._inbox, name)
+
+            server._flow.receiver = Counting()
             with client.batch():
                 for number in range(20):
                     await client.send(b"%d" % number)
