@@ -304,10 +304,15 @@ class Inbox:
         data, signal.handed = signal.handed, None
         if self.queue is UNUSED:
             self._make_queue()
-        self._enqueue_whole(((data, None, True),))
+        self._enqueue_one(data, None)
 
     def _enqueue_whole(self, parts: Sequence[PartTuple]) -> int:
         """Queue whole Messages as far as there are; how many parts that was."""
+        if len(parts) == 1:
+            ((data, context, end),) = parts
+            if end:
+                self._enqueue_one(data, context)
+            return 1 if end else 0
         host = self._host
         if len(parts) >= MANY and not host._objects and (count := self._enqueue_many(parts)):
             return count
@@ -334,6 +339,21 @@ class Inbox:
         self._cost = cost
         self._segment = segment
         return count
+
+    def _enqueue_one(self, data: Any, context: MessageContext | None) -> None:
+        """Queue a whole Message."""
+        length = len(data) if type(data) is bytes else OBJECT_SIZE
+        own = length if length > PER_OPERATION else PER_OPERATION
+        cost = self._cost + own
+        if cost > CREDIT and cost != own:
+            self.queue.append(Mark(self._segment))
+            self._segment = 0
+            cost = own
+        self._cost = cost
+        self._segment += length
+        self.size += length
+        plain = context is None and type(data) is bytes
+        self.queue.append(data if plain else Message(data, context, True, self._host))
 
     def _enqueue_many(self, parts: Sequence[PartTuple]) -> int:
         """The same for many small ones without metadata, counted together; 0: they are not."""
@@ -366,7 +386,7 @@ class Inbox:
         incoming.context = incoming.context or MessageContext()
         incoming.delivered = True
         self.size -= incoming.size
-        self._enqueue_whole(((incoming.take(), incoming.context, True),))
+        self._enqueue_one(incoming.take(), incoming.context)
         last = self.queue[-1]
         assert isinstance(last, Message)  # as it has a context
         last.end_of_message = False
@@ -406,7 +426,7 @@ class Inbox:
             incoming = others[context]
         elif end:
             self._latest = None
-            self._enqueue_whole(((data, context, True),))
+            self._enqueue_one(data, context)
             return
         elif current is None:
             incoming = self._current = _Incoming(context)
@@ -423,7 +443,7 @@ class Inbox:
             self._remove(incoming)
             self.size -= incoming.size
             whole = incoming.take() if incoming.size else b""
-            self._enqueue_whole(((whole, incoming.context, True),))
+            self._enqueue_one(whole, incoming.context)
             return
         self._latest = incoming
         if self.size > MAX_ASSEMBLY and incoming.size:

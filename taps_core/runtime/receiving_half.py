@@ -75,10 +75,12 @@ class ReceivingHalf(SendingHalf[T]):
             if type(item) is Message:
                 return item
             inbox = self._inbox
-            if type(item) is not Mark or inbox.paused:
+            if type(item) is not Mark:
                 at_hand.appendleft(item)
                 return await self._receive_part(None, None)
             inbox.size -= item.size
+            if inbox.paused:
+                inbox.taken()
             rest = True
         else:
             inbox = self._inbox
