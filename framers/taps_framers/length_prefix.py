@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import lru_cache
 from struct import Struct
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,6 +18,8 @@ from taps_framers.integers import (
 from taps_framers.prefix import JOINED, PrefixCodec
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from taps_core.plugin import PartTuple, SendRecord
 
 __all__ = ["LengthPrefix", "LengthPrefixCodec"]
@@ -57,6 +60,15 @@ class LengthPrefix(FramerDefinition):
         return LengthPrefixCodec(self)
 
 
+@lru_cache(maxsize=64)
+def _functions(
+    byteorder: ByteOrder, width: int
+) -> tuple[Callable[[int], bytes], Callable[..., tuple[int]]]:
+    """``pack`` and ``unpack_from``: bound once for all Connections, not once for each."""
+    integer = integers(byteorder, width)
+    return integer.pack, integer.unpack_from
+
+
 class LengthPrefixCodec(PrefixCodec):
     """The codec of :class:`LengthPrefix`."""
 
@@ -65,9 +77,7 @@ class LengthPrefixCodec(PrefixCodec):
     def __init__(self, definition: LengthPrefix) -> None:
         super().__init__("length-prefix", min(definition.max_length, largest(definition.width)))
         self._width = definition.width
-        integer = integers(definition.byteorder, definition.width)
-        self._pack = integer.pack
-        self._unpack_from = integer.unpack_from
+        self._pack, self._unpack_from = _functions(definition.byteorder, definition.width)
         #: Cuts a frame of the length that runs had lately.
         self._cut = _CUTS_NOTHING
 

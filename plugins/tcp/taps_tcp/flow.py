@@ -161,7 +161,8 @@ class TCPFlow(Flow, asyncio.Protocol):
     def remote_endpoint(self) -> RemoteEndpoint:
         """What was asked for, or where the connection came from."""
         if self._remote is None:
-            self._remote = remote_endpoint(self._peer)
+            address = self._peer or self._transport.get_extra_info("peername")
+            self._remote = remote_endpoint(address)
         return self._remote
 
     # -- down: data
@@ -393,6 +394,8 @@ class TCPFlow(Flow, asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=HIGH_WATER)
         # uvloop's gather by themselves.
         self._own_writes = isinstance(self._loop, asyncio.SelectorEventLoop)
+        if self._own_writes and self._transport.get_extra_info("peername"):
+            self._peer = None  # asyncio's have asked too, and keep it
         begin_reading(self._loop, self._transport, self)
         if uses_nagle(self._properties):
             # Both loops have just switched Nagle's algorithm off.
