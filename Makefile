@@ -26,7 +26,7 @@ demo: $(INSTALLED)  ## A server, a client, Messages both ways, and why it went t
 	@$(BIN)/python examples/demo.py $(ARGS)
 
 test: $(INSTALLED)  ## Run every test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto $(ARGS)
 
 bench: $(INSTALLED)  ## Measure against asyncio by hand; prints ratios
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -131,6 +131,8 @@ class VirtualWire(Wire):
         self._tells_soft_errors: bool = wanted.value > 0
         self._vigil = Vigil(properties, self._loop.time())
         self._alarm: asyncio.TimerHandle | None = None
+        # Kept here: uvloop's handle of what is due at once does not know.
+        self._rings_at = math.inf
 
     def __repr__(self) -> str:
         state = "gone" if self._gone else "established" if self._established else "connecting"
@@ -387,11 +389,12 @@ class VirtualWire(Wire):
             return
         when = min(self._vigil.fails_at(), self._probes_at)
         if self._alarm is not None:
-            if self._alarm.when() <= when:
+            if self._rings_at <= when:
                 return  # it looks again then
             self._alarm.cancel()
             self._alarm = None
         if when < math.inf:
+            self._rings_at = when
             self._alarm = self._loop.call_at(when, self._ring)
 
     def _ring(self) -> None:
