@@ -12,23 +12,28 @@ from typing import TYPE_CHECKING, Final
 
 from benchmarks import local
 from benchmarks.candidates import Ours
-from benchmarks.harness import LOOPS, Result, Worker, compare, one_core, peer
+from benchmarks.harness import LOOPS, SETTLED, Result, Worker, compare, one_core, peer
 from benchmarks.work import ROWS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 LOCAL: Final = {"import": local.importing, "select": local.selecting}
 
 
 def network(
-    rows: Sequence[str], loop: str, port: int, pairs: int, scale: float
+    rows: Sequence[str],
+    loop: str,
+    port: int,
+    pairs: int,
+    scale: float,
+    environment: Mapping[str, str],
 ) -> Iterator[Result]:
     """The rows that talk to the peer, on one loop."""
     with ExitStack() as stack:
         workers: dict[str, Worker] = {}
         for name in (Ours.name, *{other: None for row in rows for other in ROWS[row].budgets}):
-            workers[name] = stack.enter_context(Worker(name, loop, port))
+            workers[name] = stack.enter_context(Worker(name, loop, port, environment))
         for name in rows:
             row = ROWS[name]
             count = max(1, int(row.count * scale))
@@ -45,14 +50,18 @@ def network(
 
 
 def results(
-    rows: Sequence[str], loops: Sequence[str], pairs: int, scale: float
+    rows: Sequence[str],
+    loops: Sequence[str],
+    pairs: int,
+    scale: float,
+    environment: Mapping[str, str],
 ) -> Iterator[Result]:
     """Each figure as soon as it is there."""
     with_peer = [row for row in rows if row in ROWS]
     if with_peer:
         with peer() as port:
             for loop in loops:
-                yield from network(with_peer, loop, port, pairs, scale)
+                yield from network(with_peer, loop, port, pairs, scale, environment)
     for row in rows:
         if row in LOCAL:
             yield from LOCAL[row](pairs)
@@ -68,6 +77,9 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
     parser.add_argument("--check", action="store_true", help="exit 1 if a budget is not kept")
     parser.add_argument("--spread", action="store_true", help="over all cores, not on one")
+    parser.add_argument(
+        "--settled", action="store_true", help="as in processes that have freed large blocks before"
+    )
     arguments = parser.parse_args()
     unknown = set(arguments.rows) - set(names)
     if unknown or arguments.pairs < 2:
@@ -77,7 +89,11 @@ def main() -> int:
     print(f"{'work':30}{'against':20}{'loop':9}{'ratio':>7}  {'quartiles':16}{'budget':9}")
     done = []
     for result in results(
-        arguments.rows or names, arguments.loop or list(LOOPS), arguments.pairs, arguments.scale
+        arguments.rows or names,
+        arguments.loop or list(LOOPS),
+        arguments.pairs,
+        arguments.scale,
+        SETTLED if arguments.settled else {},
     ):
         done.append(result)
         low, high = result.spread

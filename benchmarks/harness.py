@@ -17,13 +17,13 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["LOOPS", "Result", "Run", "Worker", "compare", "one_core", "peer"]
+__all__ = ["LOOPS", "SETTLED", "Result", "Run", "Worker", "compare", "one_core", "peer"]
 
 #: Starts a loop: None is asyncio's own.
 LOOPS: Final[dict[str, Callable[[], asyncio.AbstractEventLoop] | None]] = {"asyncio": None}
@@ -36,10 +36,10 @@ with contextlib.suppress(ImportError):
 Run: TypeAlias = Callable[[], float]
 
 #: glibc's allocator gives blocks above a threshold back to the system each time, and
-#: moves the threshold up when it has done so with a larger one: whether asyncio's
-#: 256 KiB for every read are that dear is a matter of luck. Fixed, so that they are
-#: so for nobody.
-ENVIRONMENT: Final = {
+#: moves the threshold up when it has done so with a larger one. In a young process,
+#: asyncio's 256 KiB for every read are dear for that reason; in one that has freed
+#: something large before, they are not. With this they are so for nobody.
+SETTLED: Final = {
     "GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=33554432:glibc.malloc.trim_threshold=67108864"
 }
 
@@ -108,14 +108,23 @@ def one_core() -> None:
 
 
 class Worker:
-    """One candidate on one loop, in a process of its own, as a context manager."""
+    """One candidate on one loop, in a process of its own, as a context manager.
 
-    def __init__(self, candidate: str, loop: str, port: int) -> None:
+    Args:
+        candidate: Its name.
+        loop: The name of its loop.
+        port: Of the peer.
+        environment: For its process, besides what this one has.
+    """
+
+    def __init__(
+        self, candidate: str, loop: str, port: int, environment: Mapping[str, str]
+    ) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.worker", candidate, loop, str(port)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, **ENVIRONMENT},
+            env={**os.environ, **environment},
             text=True,
         )
 
