@@ -28,8 +28,8 @@ demo: $(INSTALLED)  ## A server, a client, Messages both ways, and why it went t
 test: $(INSTALLED)  ## Run every test
 	$(BIN)/python -m pytest --numprocesses auto $(ARGS)
 
-bench: $(INSTALLED)  ## Measure against asyncio by hand; prints ratios
-	$(BIN)/python -m benchmarks $(ARGS)
+bench: $(INSTALLED)  ## Measure against asyncio by hand; prints ratios, writes JSON
+	$(BIN)/python -m benchmarks --json benchmarks/results/bench.json $(ARGS)
 
 lint: $(INSTALLED)  ## Style, types and import contracts
 	$(BIN)/ruff check .

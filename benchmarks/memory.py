@@ -1,0 +1,106 @@
+"""What an idle Connection weighs: many of them between two processes, against asyncio streams.
+
+Memory is that of the processes, not that of Python: what they have for themselves
+(USS), before and after; so the loop's and the allocator's share is in it, and what the
+kernel has for a socket is not.
+"""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Final, Self
+
+from benchmarks.harness import Result
+from benchmarks.idle import SMAPS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+__all__ = ["COUNT", "idle"]
+
+#: Connections between the two processes: each has so many ends.
+COUNT: Final = 5000
+#: Before the first measurement: all code has run, and all pools have begun.
+WARM: Final = 200
+
+
+class End:
+    """One of the two processes, as a context manager."""
+
+    def __init__(self, *arguments: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.idle", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def read(self) -> str:
+        """A line of it.
+
+        Raises:
+            RuntimeError: It is gone; what it had to say is on stderr.
+        """
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError("an end of the idle connections failed")
+        return line.strip()
+
+    def ask(self, order: str) -> str:
+        """Its answer to an order."""
+        assert self._process.stdin is not None
+        print(order, file=self._process.stdin, flush=True)
+        return self.read()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()  # it has thousands to close in order, for nobody
+        with self._process:  # closes the pipes, waits
+            pass
+
+
+def weigh(kind: str, loop: str, count: int) -> float:
+    """Bytes for each of ``2 * count`` ends."""
+    with End("server", kind, loop) as server, End("client", kind, loop, server.read()) as client:
+        client.ask(f"open {min(WARM, count)}")
+        before = sum(int(end.ask("memory")) for end in (server, client))
+        client.ask(f"open {count}")
+        after = sum(int(end.ask("memory")) for end in (server, client))
+    return (after - before) / (2 * count)
+
+
+def idle(pairs: int, loops: Sequence[str], scale: float) -> Iterator[Result]:
+    """The row, on each loop. Two runs differ by a percent: a third of the pairs will do.
+
+    With fewer descriptors than that takes there are fewer connections, and the row says
+    how many. Only Linux tells what a process has for itself: elsewhere there is no row.
+    """
+    if not SMAPS.exists():
+        return
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    count = max(20, int(COUNT * scale))
+    if most != resource.RLIM_INFINITY:
+        count = min(count, most - WARM - 100)
+    for loop in loops:
+        weights = [
+            (weigh("taps", loop, count), weigh("streams", loop, count))
+            for _ in range(max(2, pairs // 3))
+        ]
+        ratios = [ours / theirs for ours, theirs in weights]
+        quartiles = statistics.quantiles(ratios, n=4)
+        yield Result(
+            work=f"{2 * count:,} idle, memory each",
+            against="asyncio streams",
+            loop=loop,
+            ratio=statistics.median(ratios),
+            budget="<= 1.2",
+            ours=statistics.median(ours for ours, _ in weights),
+            theirs=statistics.median(theirs for _, theirs in weights),
+            spread=(quartiles[0], quartiles[2]),
+        )
