@@ -8,6 +8,8 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python;
 	"$$python" -c 'import sys; raise SystemExit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& { echo "$$python"; break; }; done)
 VENV ?= .venv
+# Tests that run at the same time: twice as many as there are cores, as many of them wait.
+JOBS ?= $(shell echo $$(( 2 * $$(getconf _NPROCESSORS_ONLN) )))
 # Further arguments for the program that runs: make test ARGS="-k framer"
 ARGS ?=
 
@@ -26,7 +28,7 @@ demo: $(INSTALLED)  ## A server, a client, Messages both ways, and why it went t
 	@$(BIN)/python examples/demo.py $(ARGS)
 
 test: $(INSTALLED)  ## Run every test
-	$(BIN)/python -m pytest --numprocesses auto $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) $(ARGS)
 
 bench: $(INSTALLED)  ## Measure against asyncio by hand; prints ratios, writes JSON
 	$(BIN)/python -m benchmarks --json benchmarks/results/bench.json $(ARGS)

@@ -122,7 +122,12 @@ class LengthPrefixCodec(PrefixCodec):
         append = parts.append
         last_header = min(size - width, position + LONG_READ)
         before = _NONE
-        while position <= last_header:
+        while True:
+            if position > last_header:
+                if len(parts) >= RUN or position > size - width:
+                    return position
+                # The Messages are large: a step may as well have some of them.
+                last_header = min(size - width, position + LONG_READ)
             (length,) = unpack_from(data, position)
             if length == before and size - position >= RUN * (width + length):
                 end = self._run(data, position, length, parts)
@@ -141,7 +146,6 @@ class LengthPrefixCodec(PrefixCodec):
             append((data[start:position], None, True))
             if before != _NEVER:
                 before = length
-        return position
 
     def _run(self, data: bytes, position: int, length: int, parts: list[PartTuple]) -> int:
         """Messages of one length that follow each other: cut without a step of Python for each.

@@ -76,7 +76,7 @@ class Receiver(Protocol):
     """What a flow calls upwards. Implemented by the Connection and by layers."""
 
     def received(self, parts: Sequence[PartTuple]) -> None:
-        """Messages or parts arrived; one call per read."""
+        """Messages or parts arrived; one call per read, or a few for a long one."""
 
     def finished(self) -> None:
         """The peer will send no more (half-close, Final); sending may go on."""

@@ -16,14 +16,30 @@ if TYPE_CHECKING:
 
     from taps_core.runtime.outbox import Entry, Outbox
 
-__all__ = ["CREDIT", "DONE", "PER_OPERATION", "SendOutcome", "YieldOnce", "afresh"]
+__all__ = [
+    "CREDIT",
+    "DONE",
+    "PER_OPERATION",
+    "ROUNDS",
+    "TURN",
+    "TURN_OPERATION",
+    "SendOutcome",
+    "YieldOnce",
+    "afresh",
+]
 
 E = TypeVar("E", bound=BaseException)
 
 #: Work of one Connection without a real wait: 64 KiB, or 128 operations; a small one
-#: counts for 512 bytes. Whoever finds less than nothing left lets the loop run.
+#: counts for 512 bytes. Whoever finds nothing left lets the loop run.
 CREDIT: Final = 64 * 1024
 PER_OPERATION: Final = 512
+#: Large Messages may use up so many credits in one turn, while they are fewer than 128:
+#: a turn of the loop costs as much as copying 64 KiB.
+ROUNDS: Final = 4
+#: The same, counted together: 256 KiB, or 128 operations of 2 KiB.
+TURN: Final = ROUNDS * CREDIT
+TURN_OPERATION: Final = ROUNDS * PER_OPERATION
 
 
 # An exhausted iterator stays exhausted, so every ``await`` may share it.

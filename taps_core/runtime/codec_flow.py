@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from taps_core.model.errors import ConnectionError, Reason, ReceiveError, SendError
 from taps_core.model.flow import LayerFlow
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from taps_core.model.messages import MessageContext, SendRecord
 
 __all__ = ["CodecFlow"]
+
+
+#: Messages after which a long read has done enough for one step.
+FEW: Final = 32
 
 
 class _Outgoing:
@@ -319,10 +323,10 @@ class CodecFlow(LayerFlow):
         """
         out: list[PartTuple] = []
         while (backlog := self._backlog) and not self._deaf:
-            long = len(backlog[0][0]) - self._done > LONG_READ
             if not self._step(backlog, out):
                 return
-            if out and (long or len(out) > LONG_READ):
+            # Few are large, and there already as what was read: they can go together.
+            if len(out) >= FEW:
                 self.receiver.received(out)
                 out = []
                 if self._paused and not paused:

@@ -71,6 +71,7 @@ class ConnectionBase(ABC, Generic[T]):
         "_objects",
         "_outbox",
         "_priority",
+        "_rounds",
         "_settings",
         "_stack",
         "_state",
@@ -116,6 +117,7 @@ class ConnectionBase(ABC, Generic[T]):
         self._through = True
         self._batch = 0
         self._credit = CREDIT
+        self._rounds = 0
         self._turn: asyncio.Handle | None = None
         self._final = False
         self._objects = False

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from taps_core.model.errors import EndOfData, Reason, ReceiveError
 from taps_core.model.messages import Message, MessageContext
-from taps_core.runtime.awaitables import CREDIT, PER_OPERATION, afresh
+from taps_core.runtime.awaitables import TURN, TURN_OPERATION, afresh
 
 if TYPE_CHECKING:
     import asyncio
@@ -37,8 +37,9 @@ if TYPE_CHECKING:
 __all__ = ["ALONE", "NOTHING", "REST", "Inbox", "Mark", "Search"]
 
 #: Above this many queued bytes or Messages the flow is paused; below a quarter
-#: of it, it is resumed.
-HIGH_BYTES = 256 * 1024
+#: of it, it is resumed. A read of asyncio's, 256 KiB, does not pause it by itself: that
+#: would cost two system calls for each.
+HIGH_BYTES = 384 * 1024
 HIGH_MESSAGES = 8192
 #: A Message longer than this, or one of several that are longer together, is
 #: delivered in parts (ReceivedPartial).
@@ -101,6 +102,13 @@ class _Incoming:
                 self.offset = 0
         self.size -= length
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def convenient(self, length: int | None) -> int | None:
+        """How much to take where anything will do, up to ``length``: large reads are not joined."""
+        first = len(self.chunks[0]) - self.offset
+        if first >= MERGED and (length is None or length > first):
+            return first
+        return length
 
     def find(self, separator: bytes, start: int) -> int:
         """Where ``separator`` is, not looking at the first ``start`` bytes; -1: nowhere."""
@@ -325,9 +333,9 @@ class Inbox:
                 break
             count += 1
             length = len(data) if type(data) is bytes else OBJECT_SIZE
-            own = length if length > PER_OPERATION else PER_OPERATION
+            own = length if length > TURN_OPERATION else TURN_OPERATION
             cost += own
-            if cost > CREDIT and cost != own:
+            if cost > TURN and cost != own:
                 queue.append(Mark(segment))
                 self.size += segment - before
                 cost = own
@@ -343,9 +351,9 @@ class Inbox:
     def _enqueue_one(self, data: Any, context: MessageContext | None) -> None:
         """Queue a whole Message."""
         length = len(data) if type(data) is bytes else OBJECT_SIZE
-        own = length if length > PER_OPERATION else PER_OPERATION
+        own = length if length > TURN_OPERATION else TURN_OPERATION
         cost = self._cost + own
-        if cost > CREDIT and cost != own:
+        if cost > TURN and cost != own:
             self.queue.append(Mark(self._segment))
             self._segment = 0
             cost = own
@@ -363,18 +371,18 @@ class Inbox:
         if contexts.count(None) < len(parts) or not all(ends[:count]):
             return 0
         sizes = list(map(len, datas))
-        if max(sizes) > PER_OPERATION:
+        if max(sizes) > TURN_OPERATION:
             return 0
         queue = self.queue
         position = 0
         while position < count:
-            room = (CREDIT - self._cost) // PER_OPERATION
+            room = (TURN - self._cost) // TURN_OPERATION
             end = min(position + room, count)
             queue.extend(datas[position:end])
             segment = sum(sizes[position:end])
             self.size += segment
             self._segment += segment
-            self._cost += (end - position) * PER_OPERATION
+            self._cost += (end - position) * TURN_OPERATION
             position = end
             if position < count:
                 queue.append(Mark(self._segment))
@@ -686,10 +694,7 @@ class Inbox:
         """
         size = 0
         try:
-            if self.queue:
-                message = self._take_first(maximum)
-            else:
-                message = self._take_part(maximum, partial or not self.boundaries)
+            message = self._take_first(maximum) if self.queue else self._take_part(maximum, partial)
             if type(message.data) is bytes:
                 size = len(message.data)
             return message
@@ -755,14 +760,20 @@ class Inbox:
         """Of the unfinished Message, up to ``maximum`` bytes; or the end."""
         over = self.end is not None
         last = not self.boundaries and isinstance(self.end, EndOfData)
+        anything = not (self.boundaries or partial)
         current = self._current
         while over and current is not None and not current.size and self._others:
             self._remove(current)
             current = self._current
-        if current is not None and partial and (current.size or (last and current.delivered)):
+        if (
+            current is not None
+            and (partial or anything)
+            and (current.size or (last and current.delivered))
+        ):
             current.context = current.context or MessageContext()
             current.delivered = True
-            part = current.take(maximum) if current.size else b""
+            if current.size:
+                part = current.take(current.convenient(maximum) if anything else maximum)
             self.size -= len(part)
             emptied = over and not current.size
             if emptied:

@@ -47,7 +47,8 @@ class ReceivingHalf(SendingHalf[T]):
         With Message boundaries (of the transport or a framer) a whole Message,
         unless a length is given or it is larger than can be held. Without
         boundaries all bytes of one direction are one Message of unknown
-        length: what is there is returned with ``end_of_message=False``.
+        length: what is there is returned with ``end_of_message=False`` (of several
+        large reads, the first).
 
         Args:
             min_incomplete_length: Bytes that a part must have at least, unless

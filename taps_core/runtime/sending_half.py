@@ -4,9 +4,9 @@ While the stack takes data and nothing is special about a Send, ``send`` is:
 hand down, flush, return one shared finished object. Everything else goes
 through the outbox.
 
-Per loop turn a Connection may do 64 KiB or 128 operations without a real wait
-(``_credit``); then the loop runs once, so that timeouts fire, gathered writes
-leave and a full stack is noticed.
+What was gathered leaves at 64 KiB, and at 128 operations (``_credit``). With the
+latter, and after four rounds of the former, the loop runs once, so that timeouts
+fire and a full stack is noticed.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from taps_core.runtime.awaitables import (
     CREDIT,
     DONE,
     PER_OPERATION,
+    ROUNDS,
     SendOutcome,
     YieldOnce,
 )
@@ -106,7 +107,7 @@ class SendingHalf(ConnectionBase[T]):
         """
         if (
             self._fast
-            and self._credit >= 0
+            and self._credit > 0
             and context is None
             and not message_properties
             and end_of_message
@@ -124,8 +125,8 @@ class SendingHalf(ConnectionBase[T]):
             size = len(data)
             credit = self._credit - (size if size > PER_OPERATION else PER_OPERATION)
             self._credit = credit
-            if credit < 0:
-                return self._exhausted()
+            if credit <= 0:
+                return self._exhausted(size)
             if through:
                 return DONE
             if self._turn is None and not self._batch:
@@ -277,12 +278,12 @@ class SendingHalf(ConnectionBase[T]):
         if self._can_hand_down():
             self._drain()
         if not entry.done:
-            if self._credit < 0:
+            if self._credit <= 0:
                 self._need_turn()
             return SendOutcome(outbox, entry)
         exhausted = self._charge(entry.size)
         if entry.error is None:
-            return self._exhausted() if exhausted else DONE
+            return self._exhausted(entry.size) if exhausted else DONE
         if exhausted:
             self._rest()
         return SendOutcome(outbox, entry, rest=exhausted)
@@ -374,7 +375,7 @@ class SendingHalf(ConnectionBase[T]):
             return SendOutcome(outbox, entry)
         entry.done = True
         self.sent(entry, None)
-        return self._exhausted() if exhausted else DONE
+        return self._exhausted(entry.size) if exhausted else DONE
 
     def _failed(self, error: SendError, entry: Entry | None = None) -> SendOutcome:
         if entry is None:
@@ -399,7 +400,7 @@ class SendingHalf(ConnectionBase[T]):
         return (
             self._flow is not None
             and self._accepting
-            and self._credit >= 0
+            and self._credit > 0
             and self._state in (ConnectionState.ESTABLISHED, ConnectionState.CLOSING)
         )
 
@@ -424,17 +425,26 @@ class SendingHalf(ConnectionBase[T]):
         )
 
     def _charge(self, size: int) -> bool:
-        """Count an operation; whether it was enough for this turn."""
+        """Count an operation; whether the credit is used up."""
         self._credit -= max(size, PER_OPERATION)
-        return self._credit < 0
+        return self._credit <= 0
 
-    def _exhausted(self) -> YieldOnce:
-        """Enough for this turn: let everything leave and, as soon as it is awaited, the loop run.
+    def _exhausted(self, size: int) -> Coroutine[Any, Any, None]:
+        """Let everything leave and, at the end of a turn, the loop run as soon as it is awaited.
 
         Whoever does not await it finds no credit with the next Send, which then waits.
+
+        Args:
+            size: Of the Message that used up the credit.
         """
         self._flush()
-        return YieldOnce(self._fresh_turn)
+        # In this turn; at the most, as those before may have been larger than counted here.
+        operations = 1 + (CREDIT - self._credit - max(size, PER_OPERATION)) // PER_OPERATION
+        self._rounds += max(1, size // CREDIT)
+        if self._rounds >= ROUNDS or operations * PER_OPERATION >= CREDIT:
+            return YieldOnce(self._fresh_turn)
+        self._credit = CREDIT - operations * PER_OPERATION
+        return DONE
 
     def _rest(self) -> None:
         self._flush()
@@ -483,6 +493,7 @@ class SendingHalf(ConnectionBase[T]):
     def _fresh_turn(self) -> None:
         """After a real wait: full credit, and the next Message is written through."""
         self._credit = CREDIT
+        self._rounds = 0
         self._through = not self._batch
 
     def _drain(self) -> None:

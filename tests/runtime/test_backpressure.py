@@ -22,7 +22,7 @@ PIECE = 64 * 1024
 
 @pytest.mark.parametrize("properties", [{}, {"priority": 5}, {"lifetime": 1000}])
 @pytest.mark.parametrize("size", [0, 100, PIECE])
-def test_a_send_loop_yields_after_128_sends_or_64_kib(
+def test_a_send_loop_yields_after_128_sends_or_256_kib(
     run: Any, play: Any, ticks: Any, properties: dict[str, Any], size: int
 ) -> None:
     async def main() -> None:
@@ -31,7 +31,20 @@ def test_a_send_loop_yields_after_128_sends_or_64_kib(
             with ticks:
                 for _ in range(50 * OPERATIONS):
                     await connection.send(data, **properties)
-            assert ticks.count >= 50 * max(1, OPERATIONS * size // (PIECE + size))
+            assert ticks.count >= 50 * max(1, OPERATIONS * size // (4 * PIECE))
+
+    run(main)
+
+
+def test_large_and_small_sends_together_yield_after_128_sends(
+    run: Any, play: Any, ticks: Any
+) -> None:
+    async def main() -> None:
+        async with play.connection() as (connection, _):
+            with ticks:
+                for number in range(50 * OPERATIONS):
+                    await connection.send(bytes(PIECE if number % 100 == 99 else 1))
+            assert ticks.count >= 50
 
     run(main)
 
@@ -131,12 +144,12 @@ def test_a_receive_loop_yields_after_128_receives(
     run(main)
 
 
-def test_a_receive_loop_yields_after_64_kib(run: Any, play: Any, ticks: Any) -> None:
+def test_a_receive_loop_yields_after_256_kib(run: Any, play: Any, ticks: Any) -> None:
     async def main() -> None:
         async with play.connection() as (connection, flow):
-            flow.receive(*[bytes(PIECE)] * 50)
+            flow.receive(*[bytes(PIECE)] * 200)
             with ticks:
-                for _ in range(50):
+                for _ in range(200):
                     await connection.receive()
             assert ticks.count >= 49
 
@@ -260,12 +273,12 @@ def test_the_flow_is_paused_above_the_high_water_mark_and_resumed_below_the_low_
 ) -> None:
     async def main() -> None:
         async with play.connection() as (connection, flow):
-            for _ in range(4):
+            for _ in range(6):
                 flow.receive(bytes(PIECE))
             assert flow.calls == []
             flow.receive(b"x")
             assert flow.calls == ["pause"]
-            for _ in range(2):
+            for _ in range(4):
                 await connection.receive()
             assert flow.calls == ["pause"]
             for _ in range(3):
@@ -290,15 +303,15 @@ def test_many_small_messages_pause_the_flow_too(run: Any, play: Any) -> None:
 def test_whoever_waits_for_more_than_is_there_gets_it(run: Any, play: Any, turns: Any) -> None:
     async def main() -> None:
         async with play.connection() as (connection, flow):
-            flow.parts((bytes(5 * PIECE), None, False))
+            flow.parts((bytes(7 * PIECE), None, False))
             assert flow.calls == ["pause"]
             receive = asyncio.create_task(connection.receive())
             await turns()
             assert flow.calls == ["pause", "resume"]
-            flow.parts((bytes(5 * PIECE), None, False))
+            flow.parts((bytes(7 * PIECE), None, False))
             assert flow.calls == ["pause", "resume"]
             flow.parts((b"", None, True))
-            assert len(await receive) == 10 * PIECE
+            assert len(await receive) == 14 * PIECE
 
     run(main)
 
@@ -309,15 +322,15 @@ def test_the_next_in_line_gets_what_it_waits_for_although_the_flow_was_paused(
     async def main() -> None:
         async with play.connection(play.STREAM) as (connection, flow):
             first = asyncio.create_task(connection.receive(max_length=1))
-            second = asyncio.create_task(connection.receive_exactly(10 * PIECE))
+            second = asyncio.create_task(connection.receive_exactly(14 * PIECE))
             await turns()
-            flow.parts((bytes(5 * PIECE), None, False))
+            flow.parts((bytes(7 * PIECE), None, False))
             assert flow.calls == ["pause"]
             await first
             await turns()
             assert flow.calls == ["pause", "resume"]
-            flow.parts((bytes(6 * PIECE), None, False))
-            assert len(await second) == 10 * PIECE
+            flow.parts((bytes(8 * PIECE), None, False))
+            assert len(await second) == 14 * PIECE
 
     run(main)
 
@@ -325,7 +338,7 @@ def test_the_next_in_line_gets_what_it_waits_for_although_the_flow_was_paused(
 def test_a_lost_message_makes_room_again(run: Any, play: Any) -> None:
     async def main() -> None:
         async with play.connection() as (connection, flow):
-            flow.parts((bytes(5 * PIECE), None, False))
+            flow.parts((bytes(7 * PIECE), None, False))
             flow.up.failed(taps.ReceiveError("lost"), False)
             assert flow.calls == ["pause", "resume"]
             assert connection._inbox.size == 0

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from taps_core.model.layers import Transport
     from taps_core.testing.conformance import Verdict
 
+# What the suite finds does not depend on the version of Python: once is enough.
+pytestmark = pytest.mark.slow
+
 
 def verdicts(transport: Transport) -> list[Verdict]:
     suite = suite_for(transport)

@@ -49,7 +49,7 @@ T = TypeVar("T")
 #: What is held for a flow that nobody has started, before it stops reading.
 HELD_BYTES: Final = 64 * 1024
 #: Where the transport's buffer counts as full. The Connection lets the loop run
-#: every 64 KiB, and hears of it one turn later.
+#: every 256 KiB, and hears of it one turn later.
 HIGH_WATER: Final = 256 * 1024
 #: How often the kernel is asked whether everything is acknowledged, in seconds.
 FIRST_POLL: Final = 0.001
@@ -226,6 +226,8 @@ class TCPFlow(Flow, asyncio.Protocol):
         if not self._transport.get_write_buffer_size() and not self._transport.is_closing():
             with contextlib.suppress(OSError):  # the transport meets it again, and reports it
                 sent = self._sock.sendmsg(buffers)
+                if sent == sum(map(len, buffers)):
+                    return
         for buffer in buffers:
             if sent < len(buffer):
                 self._write(buffer[sent:] if sent else buffer)
