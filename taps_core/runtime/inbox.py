@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ALONE", "NOTHING", "REST", "Inbox", "Mark", "Search"]
 
-#: Above this many queued bytes or Messages the flow is paused; below a quarter
-#: of it, it is resumed. A read of asyncio's, 256 KiB, does not pause it by itself: that
-#: would cost two system calls for each.
+#: Above this many queued bytes or Messages the flow is paused; it is resumed with TURN
+#: bytes (with more, there is a mark to come), or a quarter of the Messages. A read of
+#: asyncio's, 256 KiB, does not pause it by itself: that would cost two system calls.
 HIGH_BYTES = 384 * 1024
 HIGH_MESSAGES = 8192
 #: A Message longer than this, or one of several that are longer together, is
@@ -708,7 +708,7 @@ class Inbox:
             self.wake()
         if not self.queue:
             self._recount()
-        if self.paused and self.size <= HIGH_BYTES // 4 and len(self.queue) <= HIGH_MESSAGES // 4:
+        if self.paused and self.size <= TURN and len(self.queue) <= HIGH_MESSAGES // 4:
             self.consider_resume()
 
     def _recount(self) -> None:
@@ -772,6 +772,7 @@ class Inbox:
         ):
             current.context = current.context or MessageContext()
             current.delivered = True
+            part = b""
             if current.size:
                 part = current.take(current.convenient(maximum) if anything else maximum)
             self.size -= len(part)
