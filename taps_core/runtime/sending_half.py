@@ -444,6 +444,8 @@ class SendingHalf(ConnectionBase[T]):
         if self._rounds >= ROUNDS or operations * PER_OPERATION >= CREDIT:
             return YieldOnce(self._fresh_turn)
         self._credit = CREDIT - operations * PER_OPERATION
+        # Nothing is left to gather with.
+        self._through = not self._batch
         return DONE
 
     def _rest(self) -> None:
