@@ -40,6 +40,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from taps_core.model.errors import Reason, SendError
 from taps_core.model.flow import Flow
 from taps_core.runtime.push import Push
+from taps_core.runtime.stream_reads import begin_reading
 from taps_core.runtime.system_errors import (
     connection_failed,
     establishment_failed,
@@ -47,7 +48,7 @@ from taps_core.runtime.system_errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Self
 
     from taps_core.model.endpoints import LocalEndpoint, RemoteEndpoint
@@ -58,8 +59,14 @@ __all__ = ["StreamFlow"]
 
 #: What is held for a flow that nobody has started, before it stops reading.
 HELD_BYTES: Final = 64 * 1024
-#: Where the loop's buffer counts as full.
+#: Where the loop's buffer counts as full. The Connection lets the loop run every 256 KiB,
+#: and hears of it one turn later.
 HIGH_WATER: Final = 256 * 1024
+_NOTHING: Final[list[bytes]] = []
+#: So many buffers at the most are written without joining them, if they are as large
+#: as that on average: below, a copy is cheaper than a longer list for the kernel.
+_FEW: Final = 16
+_LARGE: Final = 4096
 #: SO_LINGER on, for 0 seconds: close(2) resets, where the protocol can.
 _RESET: Final = struct.pack("ii", 1, 0)
 #: At most this many reads of this size after a connection broke.
@@ -74,8 +81,8 @@ class StreamFlow(Flow, asyncio.Protocol):
     """One connected stream socket.
 
     Made by :meth:`connect`, or by a :class:`~taps_core.plugin.StreamListener`. A
-    subclass may override what its protocol does otherwise, ``apply`` and ``read``
-    above all.
+    subclass may override what its protocol does otherwise: ``apply`` and ``read``
+    above all, and the steps of an end, ``_shut_down``, ``_gone``, ``_settle`` and ``_lose``.
 
     Args:
         sock: Connected. Belongs to the flow once the loop has it.
@@ -99,6 +106,7 @@ class StreamFlow(Flow, asyncio.Protocol):
         "_loop",
         "_lost",
         "_out",
+        "_own_writes",
         "_paused",
         "_peer_finished",
         "_push",
@@ -211,14 +219,55 @@ class StreamFlow(Flow, asyncio.Protocol):
         else:
             out.extend(data)
 
+    def write_through(self, data: Data, /) -> None:
+        """Write at once what need not wait for anything gathered."""
+        if self._out == _NOTHING:
+            if isinstance(data, bytes):
+                self._write(data)
+            else:
+                self._write_many(data)
+        else:
+            super().write_through(data)
+
     def flush(self) -> None:
         """Write everything gathered with one call."""
         out = self._out
         if out:
-            # Joined: writelines is no faster for few large buffers and slower for
-            # many small ones, and in asyncio of 3.12.0 to 3.12.8 it never pauses.
-            self._write(out[0] if len(out) == 1 else b"".join(out))
+            if len(out) == 1:
+                self._write(out[0])
+            elif len(out) > _FEW:
+                self._write(b"".join(out))
+            else:
+                self._write_many(out)
             out.clear()
+
+    def _write_many(self, buffers: Sequence[bytes]) -> None:
+        """Write what follows each other; joined where it is small."""
+        if sum(map(len, buffers)) < _LARGE * len(buffers):
+            self._write(b"".join(buffers))
+        elif not self._own_writes:
+            self._transport.writelines(buffers)
+        else:
+            self._write_past(buffers)
+
+    def _write_past(self, buffers: Sequence[bytes]) -> None:
+        """Asyncio's transports join before they write, or never pause (3.12.0 to 3.12.8).
+
+        What the socket does not take at once goes the ordinary way, and so does
+        everything while there is something that it did not take.
+        """
+        sent = 0
+        if not self._transport.get_write_buffer_size() and not self._transport.is_closing():
+            with contextlib.suppress(OSError):  # the transport meets it again, and reports it
+                sent = self.sock.sendmsg(buffers)
+                if sent == sum(map(len, buffers)):
+                    return
+        for buffer in buffers:
+            if sent < len(buffer):
+                self._write(buffer[sent:] if sent else buffer)
+                sent = 0
+            else:
+                sent -= len(buffer)
 
     def pause(self) -> None:
         """Stop reading: the system's buffers fill, and the peer has to wait."""
@@ -323,6 +372,9 @@ class StreamFlow(Flow, asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         self._write = self._transport.write
         self._transport.set_write_buffer_limits(high=HIGH_WATER)
+        # uvloop's gather by themselves.
+        self._own_writes = isinstance(self._loop, asyncio.SelectorEventLoop)
+        begin_reading(self._loop, self._transport, self)
 
     def data_received(self, data: bytes) -> None:
         """Pass up, hold, or discard."""
@@ -339,7 +391,7 @@ class StreamFlow(Flow, asyncio.Protocol):
         """The peer's end of data; True keeps our direction open."""
         if self._out is not None and (error := self._gone()):
             # connection_lost tells it, behind what is held.
-            self._error = connection_failed(error, self._peer)
+            self._lose(error)
             self._transport.abort()
             return True
         self._peer_finished = True
@@ -379,7 +431,7 @@ class StreamFlow(Flow, asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The end of the socket: in order, by us, or by an error."""
         if exc is not None and not self._aborted and self._error is None:
-            self._error = connection_failed(exc, self._peer)
+            self._lose(exc)
         self._lost = True
         self._out = None
         if not self._closing:
@@ -391,9 +443,10 @@ class StreamFlow(Flow, asyncio.Protocol):
             self._deliver(rest)
         self._end()
 
-    @property
-    def _peer(self) -> str:
-        return "the peer" if self._remote is None else str(self._remote)
+    def _lose(self, error: BaseException) -> None:
+        """Note why it ended."""
+        peer = "the peer" if self._remote is None else str(self._remote)
+        self._error = connection_failed(error, peer)
 
     def _read_rest(self) -> list[bytes]:
         """What the kernel still has, though the connection broke.

@@ -11,19 +11,18 @@ from taps_core.plugin import (
     EstablishmentError,
     EstablishmentTimeout,
     Reason,
-    TapsError,
 )
 
-__all__ = ["broken_above", "connect_error", "connection_error", "listen_error"]
+__all__ = ["connect_error", "connection_error", "listen_error"]
 
 #: Out of something for now. ENOBUFS and ENOMEM also stand for kernel memory.
-EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 _UNREACHABLE: Final = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN})
 _FORBIDDEN: Final = frozenset({errno.EACCES, errno.EPERM})
 #: Worth another try later, with nothing changed by the application.
 _TRANSIENT: Final = (
-    EXHAUSTED
+    _EXHAUSTED
     | _UNREACHABLE
     | {errno.ECONNREFUSED, errno.ECONNRESET, errno.ETIMEDOUT, errno.EAGAIN, errno.EADDRINUSE}
 )
@@ -87,17 +86,6 @@ def connection_error(error: BaseException, remote: str) -> ConnectionError:
         sentence = f"the connection to {remote} failed: {_plain(error)}"
     result = ConnectionError(sentence, reason=reason, detail=_word(code))
     result.errno = code
-    result.__cause__ = error
-    return result
-
-
-def broken_above(error: Exception) -> Exception:
-    """What ``closed`` reports when a layer above raised while it was given data."""
-    if isinstance(error, (TapsError, OSError)):
-        return error
-    result = ConnectionError(
-        f"processing received data failed: {error!r}", reason=Reason.PROTOCOL_FAILED
-    )
     result.__cause__ = error
     return result
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import socket
 from typing import TYPE_CHECKING, Any, Final
@@ -77,4 +76,4 @@ class TCPListeningFlow(StreamListener):
 
     def flow(self, sock: socket.socket, address: Any) -> TCPFlow:
         """One accepted connection."""
-        return TCPFlow(asyncio.get_running_loop(), sock, self.request.properties, peer=address)
+        return TCPFlow(sock, self.request.properties, address=address)

@@ -89,7 +89,7 @@ class TCP(Transport):
         try:
             if request.role == "rendezvous":
                 sock = await meet(loop, request, family)
-                flow = TCPFlow(loop, sock, request.properties, remote=remote)
+                flow = TCPFlow(sock, request.properties, remote=remote)
                 await loop.create_connection(lambda: flow, sock=sock)
                 return flow
             # The protocol number lets asyncio see that it is TCP, and switch Nagle off.
@@ -101,7 +101,7 @@ class TCP(Transport):
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 bind(sock, local, family)
             await connect_socket(loop, sock, socket_address(address, port, remote.interface))
-            flow = TCPFlow(loop, sock, request.properties, remote=remote)
+            flow = TCPFlow(sock, request.properties, remote=remote)
             await loop.create_connection(lambda: flow, sock=sock)
         except EstablishmentError:
             _release(sock)

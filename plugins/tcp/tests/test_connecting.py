@@ -198,7 +198,7 @@ def test_a_local_address_of_the_other_family_is_refused(tcp, run):
 def test_the_interface_asked_for_is_bound(tcp, run):
     async def main():
         flow, peer = await tcp.pair(local=LocalEndpoint(interface="lo"))
-        device = flow._sock.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, 16)
+        device = flow.sock.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, 16)
         assert device.rstrip(b"\0") == b"lo"
         flow.abort()
         peer.close()

@@ -6,7 +6,7 @@ import errno
 import pytest
 
 from taps_core.plugin import ConnectionError, Reason, SendError
-from taps_tcp.flow import HELD_BYTES
+from taps_core.runtime.stream_flow import HELD_BYTES
 
 BLOCK = bytes(range(256)) * 256  # 64 KiB
 

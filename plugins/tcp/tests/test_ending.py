@@ -89,7 +89,7 @@ def test_the_fin_comes_after_what_the_kernel_could_not_take_yet(tcp, run, size, 
             peer = await tcp.accept(server)
         recorder = tcp.Recorder()
         flow.start(recorder)
-        flow._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        flow.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         flow.send(MEGABYTE[:size], None, True)
         flow.flush()
         assert flow._transport.get_write_buffer_size() > 0

@@ -355,9 +355,9 @@ def test_accepted_connections_have_the_properties_of_the_listener(
         assert flow.read("keepAliveTimeout") == 11.0
         assert flow.read("connCapacityProfile") is CapacityProfile.CAPACITY_SEEKING
         assert flow.read("maxSendRate") == 8e9
-        assert flow._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 0
+        assert flow.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 0
         if ":" not in address:  # also where the socket is an IPv6 one
-            assert flow._sock.getsockopt(socket.IPPROTO_IP, socket.IP_TOS) == 10 << 2
+            assert flow.sock.getsockopt(socket.IPPROTO_IP, socket.IP_TOS) == 10 << 2
         await door.end(peer)
         await listening.close()
 

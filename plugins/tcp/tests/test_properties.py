@@ -148,9 +148,9 @@ def test_a_shorter_conn_timeout_stops_keep_alives_and_a_longer_one_brings_them_b
 
 
 def traffic_class(flow):
-    if flow._sock.family == socket.AF_INET6:
-        return flow._sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS)
-    return flow._sock.getsockopt(socket.IPPROTO_IP, socket.IP_TOS)
+    if flow.sock.family == socket.AF_INET6:
+        return flow.sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS)
+    return flow.sock.getsockopt(socket.IPPROTO_IP, socket.IP_TOS)
 
 
 @pytest.mark.linux
@@ -165,7 +165,7 @@ def test_a_capacity_profile_marks_the_packets_and_chooses_nagle(tcp, run, profil
             assert flow.apply("connCapacityProfile", profile) is True
         assert traffic_class(flow) == DSCP[profile][0] << 2
         assert flow.read("connCapacityProfile") is profile
-        no_delay = flow._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        no_delay = flow.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         assert bool(no_delay) is (
             profile not in (CapacityProfile.CAPACITY_SEEKING, CapacityProfile.SCAVENGER)
         )

@@ -17,7 +17,7 @@ import weakref
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from taps_tcp.flow import TCPFlow
+    from taps_core.runtime.stream_flow import StreamFlow
 
 __all__ = ["begin_reading"]
 
@@ -33,7 +33,7 @@ _buffers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, memoryview] = (
 
 
 def begin_reading(
-    loop: asyncio.AbstractEventLoop, transport: asyncio.Transport, flow: TCPFlow
+    loop: asyncio.AbstractEventLoop, transport: asyncio.Transport, flow: StreamFlow
 ) -> None:
     """Let ``transport`` read for ``flow`` as its loop does it best."""
     # Other loops may have more than one read under way.
@@ -53,7 +53,7 @@ class _Reads(asyncio.BaseProtocol):
 
     __slots__ = ("_buffer", "_flow", "_transport")
 
-    def __init__(self, flow: TCPFlow, transport: asyncio.Transport, buffer: memoryview) -> None:
+    def __init__(self, flow: StreamFlow, transport: asyncio.Transport, buffer: memoryview) -> None:
         self._flow = flow
         self._transport = transport
         self._buffer = buffer
@@ -90,7 +90,7 @@ class LargeReads(_Reads, asyncio.Protocol):
 
     __slots__ = ("_small",)
 
-    def __init__(self, flow: TCPFlow, transport: asyncio.Transport, buffer: memoryview) -> None:
+    def __init__(self, flow: StreamFlow, transport: asyncio.Transport, buffer: memoryview) -> None:
         super().__init__(flow, transport, buffer)
         self._small = 0
 
