@@ -7,7 +7,10 @@ A test fails when what is written here and what stands in docs/reference differ.
 
 from __future__ import annotations
 
+import ast
 import math
+import tomllib
+from collections import defaultdict
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from taps_core.testing.conformance import Conformance
 
 DOCS: Final = Path(__file__).parent
+ROOT: Final = DOCS.parent
 
 INTRODUCTION: Final = """\
 # Properties
@@ -248,8 +252,65 @@ def conformance_page() -> str:
     return "\n".join(parts)
 
 
+REQUIREMENTS: Final = """\
+# Conformance to RFC 9621, RFC 9622 and RFC 9623
+
+Every requirement of the RFCs, restated, and the tests that show it. This page is made by
+`python docs/generate.py` of [requirements.toml](requirements.toml) and of the marks
+`@pytest.mark.requirement` in the tests. Where there is no test, it says why.
+
+`R-<rfc>-<section>-<number>` has the RFC's key word (in lower case where the RFC uses it without
+the force of BCP 14, as RFC 9623 always does), and for whom it is: the system (`impl`), the shape of
+the interface (`api`), the application (`app`). `G-…` is something that the RFC states as a fact.
+"""
+
+
+def marked_tests() -> dict[str, list[tuple[str, str]]]:
+    """Requirement → the tests that name it, each as file and function."""
+    found: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    folders = ("tests", "plugins", "framers")
+    for path in sorted(path for folder in folders for path in (ROOT / folder).rglob("test_*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            for mark in getattr(node, "decorator_list", ()):
+                if isinstance(mark, ast.Call) and ast.unparse(mark.func).endswith(".requirement"):
+                    for argument in mark.args:
+                        test = (path.relative_to(ROOT).as_posix(), node.name)
+                        found[ast.literal_eval(argument)].append(test)
+    return found
+
+
+def requirements() -> list[dict[str, str]]:
+    """The rows of requirements.toml."""
+    rows: list[dict[str, str]] = tomllib.loads((DOCS / "requirements.toml").read_text())[
+        "requirement"
+    ]
+    return rows
+
+
+def requirements_page() -> str:
+    """The whole of conformance.md."""
+    tests = marked_tests()
+    rows = requirements()
+    tested = sum(row["id"] in tests for row in rows)
+    parts = [REQUIREMENTS, f"\n{tested} of {len(rows)} have a test.\n"]
+    rfc = ""
+    for row in rows:
+        if row["id"].split("-")[1] != rfc:
+            rfc = row["id"].split("-")[1]
+            parts.append(f"\n## RFC {rfc}\n\n| id | | | | Shown by |\n|---|---|---|---|---|\n")
+        found = [
+            f"[`{name.removeprefix('test_')}`](../{path})"
+            for path, name in tests.get(row["id"], ())
+        ]
+        shown = ", ".join(found) or f"*{row['untested']}*"
+        cells = (row["id"], row.get("level", ""), row.get("on", ""), row["text"], shown)
+        parts.append("| " + " | ".join(cells) + " |\n")
+    return "".join(parts)
+
+
 #: File below docs/ → what makes its content.
 PAGES: Final = {
+    "conformance.md": requirements_page,
     "reference/properties.md": properties_page,
     "reference/states.md": states_page,
     "reference/conformance.md": conformance_page,

@@ -11,12 +11,22 @@ import taps_core
 from taps_core.model import errors, events
 
 DOCS = Path(__file__).parents[2] / "docs"
-GENERATED = runpy.run_path(str(DOCS / "generate.py"))["PAGES"]
+GENERATOR = runpy.run_path(str(DOCS / "generate.py"))
+GENERATED = GENERATOR["PAGES"]
 
 
 @pytest.mark.parametrize("page", GENERATED)
 def test_generated_page_is_fresh(page: str) -> None:
     assert (DOCS / page).read_text() == GENERATED[page](), "run python docs/generate.py"
+
+
+def test_every_requirement_has_a_test_or_a_reason_why_not() -> None:
+    tested = GENERATOR["marked_tests"]()
+    rows = {row["id"]: row for row in GENERATOR["requirements"]()}
+    assert len(rows) == 234
+    assert tested.keys() <= rows.keys(), "a mark names no requirement"
+    without_reason = {name for name, row in rows.items() if "untested" not in row}
+    assert without_reason == tested.keys()
 
 
 def test_every_error_and_reason_is_in_the_reference() -> None:

@@ -49,7 +49,7 @@ def addresses(leaves: list[Leaf]) -> list[str | None]:
     return [leaf.remote.ip_address for leaf in leaves]
 
 
-@pytest.mark.requirement("R-9623-4.1.2-01", "R-9623-4.1.3-01")
+@pytest.mark.requirement("R-9623-4.1.2-01", "R-9623-4.1.3-01", "R-9623-4.1.1-01")
 def test_leaves_are_ordered_by_stack_then_host_then_address() -> None:
     a = remotes("192.0.2.1", "2001:db8::1", hostname="a.example")
     b = remotes("192.0.2.2", "2001:db8::2", hostname="b.example")

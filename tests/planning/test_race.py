@@ -175,6 +175,7 @@ def test_a_fast_first_address_spares_the_second() -> None:
     assert run.times("cancel") == []
 
 
+@pytest.mark.requirement("R-9623-4.4-01")
 def test_a_failure_in_mid_delay_starts_the_next_then_and_the_delay_counts_anew() -> None:
     run = race(
         [
@@ -187,6 +188,7 @@ def test_a_failure_in_mid_delay_starts_the_next_then_and_the_delay_counts_anew()
     assert run.end()[0] == 0.360
 
 
+@pytest.mark.requirement("R-9623-4.3.1-01")
 def test_many_black_holes_are_one_delay_apart() -> None:
     run = race(
         [(leaf("TCP", address), NEVER) for address in V6[:4]] + [(leaf("TCP", V4[0]), ready(0.005))]

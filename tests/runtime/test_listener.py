@@ -767,6 +767,7 @@ def test_a_framer_that_cannot_be_made_fails_the_listener_not_its_peers(
     run(main, memory_network)
 
 
+@pytest.mark.requirement("R-9623-4.7-04")
 def test_port_0_is_one_number_for_all_endpoints_and_stacks(
     run: Run, world: Any, memory_network: MemoryNetwork
 ) -> None:

@@ -15,7 +15,7 @@ from taps_core.testing import MemoryMessages
 # ------------------------------------------------------------------------- events of Sends
 
 
-@pytest.mark.requirement("G-9622-9.2.2-01")
+@pytest.mark.requirement("G-9622-9.2.2-01", "R-9623-5.1.2-01")
 def test_every_send_has_one_event_in_order(run: Any, play: Any, log: Any, turns: Any) -> None:
     async def main() -> None:
         async with play.connection() as (connection, flow):

@@ -201,6 +201,7 @@ def test_what_cannot_be_set_raises_and_the_connection_is_as_it_was(
     run(main, memory_network)
 
 
+@pytest.mark.requirement("R-9623-7-01")
 def test_what_is_set_can_be_read_back_and_the_stack_knows_better(
     run: Run, world: Any, memory_network: MemoryNetwork
 ) -> None:

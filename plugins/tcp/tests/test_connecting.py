@@ -16,6 +16,7 @@ from taps_core.plugin import (
 )
 
 
+@pytest.mark.requirement("R-9622-6-02", "R-9623-4.7-01")
 def test_connects_and_carries_bytes_both_ways(tcp, run):
     async def main():
         flow, recorder, peer = await tcp.started()
@@ -194,6 +195,7 @@ def test_a_local_address_of_the_other_family_is_refused(tcp, run):
     run(main)
 
 
+@pytest.mark.requirement("G-9622-6.1.2-01")
 @pytest.mark.linux
 def test_the_interface_asked_for_is_bound(tcp, run):
     async def main():

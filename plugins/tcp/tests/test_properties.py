@@ -153,6 +153,7 @@ def traffic_class(flow):
     return flow.sock.getsockopt(socket.IPPROTO_IP, socket.IP_TOS)
 
 
+@pytest.mark.requirement("R-9622-8.1.6-01", "R-9622-8.1.6-02", "R-9622-8.1.6-05", "R-9622-8.1.6-07")
 @pytest.mark.linux
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("profile", CapacityProfile)
@@ -289,6 +290,7 @@ def test_after_the_end_nothing_is_in_force_any_more(tcp4, run):
     run(main)
 
 
+@pytest.mark.requirement("R-9623-7-03", "R-9623-7-04", "R-9623-7-05")
 @pytest.mark.linux
 def test_a_value_that_the_system_refuses_is_a_property_error_and_the_connection_lives(
     tcp4, run, monkeypatch
