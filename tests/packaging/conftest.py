@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 SOURCES = {
     "taps_core": (".", ("pyproject.toml", "README.md", "LICENSE", "taps_core")),
     "taps_tcp": ("plugins/tcp", ("pyproject.toml", "README.md", "taps_tcp")),
+    "taps_udp": ("plugins/udp", ("pyproject.toml", "README.md", "taps_udp")),
     "taps_framers": ("framers", ("pyproject.toml", "README.md", "taps_framers")),
 }
 

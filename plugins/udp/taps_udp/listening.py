@@ -1,0 +1,291 @@
+"""One socket that many remotes send to, and a flow for each of them.
+
+There is no handshake, so anybody can make a flow with one datagram, from any
+address that he likes to write into it. Hence two bounds: of flows that were never
+answered only the newest ones are kept, and one that nobody has taken ends when
+nothing is heard of it. A flow is taken when it is started: then a Connection has
+it, and how long that lives is the application's decision.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from taps_core.plugin import ListeningFlow
+from taps_udp.addresses import bind, local_endpoint, remote_endpoint
+from taps_udp.errors import evicted, expired
+from taps_udp.flow import HELD, OVERHEAD, UDPFlow
+from taps_udp.options import configure, path_mtu, source_of
+from taps_udp.port import Port
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Sequence
+
+    from taps_core.plugin import ListenRequest, LocalEndpoint, PartTuple
+    from taps_udp.options import Control
+
+__all__ = ["UDPListeningFlow", "open_listening_socket"]
+
+_NO_IPV6: Final = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
+_MAPPED: Final = "::ffff:"
+
+
+def open_listening_socket(request: ListenRequest) -> socket.socket:
+    """A bound, non-blocking socket for ``request``.
+
+    Without an address: IPv6 and IPv4 on one port (dual-stack), or IPv4 alone
+    where this machine has no IPv6.
+
+    Raises:
+        EstablishmentError, OSError: It cannot be opened.
+    """
+    address = request.local.ip_address
+    if address is not None:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        return _open(request, family, dual_stack=False)
+    try:
+        return _open(request, socket.AF_INET6, dual_stack=True)
+    except OSError as error:
+        # Compiled out; switched off by sysctl; no such address on any interface.
+        if error.errno not in _NO_IPV6:
+            raise
+    return _open(request, socket.AF_INET, dual_stack=False)
+
+
+def _open(
+    request: ListenRequest, family: socket.AddressFamily, *, dual_stack: bool
+) -> socket.socket:
+    # No SO_REUSEADDR: with UDP a second socket could then take the port over.
+    sock = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        sock.setblocking(False)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dual_stack)
+        any_address = request.local.ip_address in (None, "::", "0.0.0.0")
+        configure(sock, request.properties, any_address=any_address)
+        bind(sock, request.local, family)
+        if not sock.getsockname()[1]:
+            # Neither an address nor a port was named.
+            sock.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", 0))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+class UDPListeningFlow(Port, ListeningFlow):
+    """An open door, and after it was closed the socket of the flows that live on.
+
+    Args:
+        loop: Where it runs.
+        sock: As from :func:`open_listening_socket`.
+        request: What ``Transport.listen`` was given.
+        most_unanswered: How many flows there are to which nothing was sent.
+        idle: Seconds without a datagram after which a flow ends that nobody started.
+
+    Attributes:
+        dropped: Datagrams of unknown remotes that came while it was paused and
+            held as much as possible.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        request: ListenRequest,
+        *,
+        most_unanswered: int,
+        idle: float,
+    ) -> None:
+        self._request = request
+        self._most_unanswered = most_unanswered
+        self._idle = idle
+        local = local_endpoint(sock.getsockname())
+        if request.local.interface is not None:
+            local = local.with_interface(request.local.interface)
+        self._local = local
+        #: By the remote's address and, where the socket has several, ours.
+        self._flows: dict[Any, UDPFlow] = {}
+        #: To which nothing was sent yet, the oldest first.
+        self._unanswered: dict[UDPFlow, None] = {}
+        #: Of unknown remotes, while paused.
+        self._knocks: deque[tuple[Any, list[Control], PartTuple]] = deque()
+        self._held = 0
+        self._paused = self._closed = False
+        self._expiry: asyncio.TimerHandle | None = None
+        self.dropped = 0
+        super().__init__(loop, sock)
+
+    # -- the door
+
+    @property
+    def local_endpoint(self) -> LocalEndpoint:
+        """With the address and port really bound."""
+        return self._local
+
+    def pause(self) -> None:
+        """Hold datagrams of unknown remotes, up to a bound."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """Look at them again."""
+        if self._paused and not self._closed:
+            self._paused = False
+            self.loop.call_soon(self._answer_knocks)
+
+    async def close(self) -> None:
+        """Take no unknown remotes. The port is free when the last flow is over."""
+        self._closed = True
+        self._knocks.clear()
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._closed and not self._flows:
+            if self._expiry is not None:
+                self._expiry.cancel()
+            self.release()
+
+    # -- as a port
+
+    def carry(self, flow: UDPFlow, datagrams: list[bytes], control: Sequence[Control]) -> None:
+        """Whoever is answered is no stranger any more."""
+        self._unanswered.pop(flow, None)
+        super().carry(flow, datagrams, control)
+
+    def forget(self, flow: UDPFlow) -> None:
+        """The next datagram of this remote makes a new flow."""
+        self._unanswered.pop(flow, None)
+        del self._flows[self._key(flow.address, flow.control)]
+        self._leave()
+
+    def deliver(self, arrived: list[tuple[Any, list[Control], PartTuple]]) -> None:
+        """To each flow once, with all that is its; to unknown remotes the door."""
+        now = self.loop.time()
+        batches: dict[UDPFlow, list[PartTuple]] = {}
+        for each in arrived:
+            address, ancillary, part = each
+            source = source_of(ancillary) if ancillary else None
+            flow = self._flows.get(address if source is None else (address, source[0]))
+            if flow is None:
+                self._knock(each, now)
+                continue
+            flow.heard = now
+            if flow in batches:
+                batches[flow].append(part)
+            else:
+                batches[flow] = [part]
+        for flow, parts in batches.items():
+            flow.arrived(parts)
+
+    def concerned(self, address: Any) -> UDPFlow | None:
+        """The error queue does not say from which of our addresses: any flow will do."""
+        for flow in self._flows.values():
+            if flow.address == address:
+                return flow
+        return None
+
+    # -- unknown remotes
+
+    def _knock(self, knock: tuple[Any, list[Control], PartTuple], now: float) -> None:
+        if self._closed:
+            return
+        if not self._paused:
+            self._answer(knock, now)
+            return
+        cost = len(knock[2][0]) + OVERHEAD
+        if self._held + cost > HELD:
+            self.dropped += 1
+        else:
+            self._held += cost
+            self._knocks.append(knock)
+
+    def _answer_knocks(self) -> None:
+        while self._knocks and not self._paused:
+            knock = self._knocks.popleft()
+            self._held -= len(knock[2][0]) + OVERHEAD
+            # Perhaps known by now.
+            self.deliver([knock])
+
+    def _answer(self, knock: tuple[Any, list[Control], PartTuple], now: float) -> None:
+        address, ancillary, part = knock
+        remote = remote_endpoint(address)
+        source = source_of(ancillary) if ancillary else None
+        control = () if source is None else source[1]
+        admitted = None
+        if self._request.door is not None:
+            reply = partial(self._reply, address, control)
+            admitted = self._request.door.admit(part[0], remote, reply)
+            if admitted is None:
+                return
+        if len(self._unanswered) >= self._most_unanswered:
+            oldest = next(iter(self._unanswered))
+            oldest.end(evicted(str(oldest.remote_endpoint), self._most_unanswered))
+        local = self._local
+        if source is not None:
+            host = source[0].removeprefix(_MAPPED)
+            local = local_endpoint((host, local.port, 0, 0)).with_interface(local.interface)
+        assert remote.ip_address is not None
+        flow = UDPFlow(
+            self,
+            self._request.properties,
+            local=local,
+            remote=remote,
+            address=address,
+            family=socket.AF_INET6 if ":" in remote.ip_address else socket.AF_INET,
+            control=control,
+            path_limit=_path_limit,
+        )
+        flow.heard = now
+        self._flows[self._key(address, control)] = flow
+        self._unanswered[flow] = None
+        flow.arrived([part])
+        if self._expiry is None:
+            self._expiry = self.loop.call_later(self._idle, self._expire)
+        try:
+            self._request.incoming(flow, admitted)
+        except Exception as error:  # noqa: BLE001  # it costs that flow, and no other
+            flow.abort()
+            self.loop.call_exception_handler(
+                {"message": f"the taker of {self._local} raised", "exception": error}
+            )
+
+    def _reply(self, address: Any, control: Sequence[Control], data: bytes) -> None:
+        """Of a door. It keeps no state, so what does not leave now is lost."""
+        try:
+            self._send((data,), control, address)
+        except OSError:
+            return
+
+    def _key(self, address: Any, control: Sequence[Control]) -> Any:
+        source = source_of(list(control)) if control else None
+        return address if source is None else (address, source[0])
+
+    def _expire(self) -> None:
+        now = self.loop.time()
+        self._expiry = None
+        untaken = [flow for flow in self._unanswered if not flow.started]
+        for flow in untaken:
+            if now - flow.heard >= self._idle:
+                flow.end(expired(str(flow.remote_endpoint), self._idle))
+        rest = [flow.heard for flow in self._unanswered if not flow.started]
+        if rest:
+            self._expiry = self.loop.call_at(min(rest) + self._idle, self._expire)
+
+
+def _path_limit(flow: UDPFlow) -> int | None:
+    """Ask by a socket that is connected: that of the listener has no path."""
+    remote = flow.remote_endpoint
+    with socket.socket(socket.AddressFamily(flow.family), socket.SOCK_DGRAM) as probe:
+        try:
+            address = flow.address
+            if flow.family == socket.AF_INET:
+                address = (remote.ip_address, remote.port)
+            probe.connect(address)
+        except OSError:
+            return None
+        return path_mtu(probe, flow.family)

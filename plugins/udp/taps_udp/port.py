@@ -1,0 +1,306 @@
+"""A UDP socket on an event loop: reads many datagrams per wake-up, sends many per call.
+
+Not a DatagramProtocol: asyncio's reads one datagram per wake-up, its send queue
+has no bound, and it leaves the error queue alone.
+
+What is sent goes to the kernel at once; what the kernel has no room for waits in
+a queue that the flows share, in order. Datagrams of one length that one flow sends
+in a row leave with one call (UDP_SEGMENT), and once reads come in bursts the
+kernel is asked to hand them up likewise (UDP_GRO).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import struct
+from abc import ABC, abstractmethod
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
+
+from taps_core.plugin import Ecn, MessageContext, SoftError
+from taps_udp.errors import lost, read_report
+from taps_udp.options import ANCILLARY, GRO, LINUX, SEGMENT, ecn_and_segment
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Sequence
+
+    from taps_core.plugin import PartTuple
+    from taps_udp.flow import UDPFlow
+    from taps_udp.options import Control
+
+__all__ = ["Port"]
+
+#: What one wake-up takes at most; then others have their turn.
+MOST_READS: Final = 128
+MOST_BYTES: Final = 256 * 1024
+#: A read holds any datagram, and as many as the kernel joins.
+_READ_SIZE: Final = 65535
+#: After so many wake-ups with so many datagrams each, the kernel joins them.
+_BURST: Final = 4
+_BURSTS: Final = 8
+#: What older kernels take of one UDP_SEGMENT call, and what fits into it.
+MOST_SEGMENTS: Final = 64
+MOST_SEGMENTED: Final = 65507
+#: What the kernel says where a route or device knows no UDP_SEGMENT.
+_NO_SEGMENTS: Final = frozenset({errno.EINVAL, errno.EIO, errno.EOPNOTSUPP, errno.ENOPROTOOPT})
+_SHORT: Final = struct.Struct("=H")
+#: Entries of the error queue per wake-up.
+_MOST_REPORTS: Final = 64
+
+_ECN: Final = {1: Ecn("ECT(1)"), 2: Ecn("ECT(0)"), 3: Ecn("CE")}
+
+
+class Port(ABC):
+    """One socket and the flows that use it.
+
+    Args:
+        loop: Where it runs.
+        sock: Bound or connected, non-blocking. Belongs to the port.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
+        self.loop = loop
+        self.sock = sock
+        #: What the kernel had no room for: the flow, its datagrams, ancillary data.
+        self._waiting: deque[tuple[UDPFlow, list[bytes], Sequence[Control]]] = deque()
+        self._segments = LINUX
+        self._joined = not LINUX  # whether UDP_GRO is on, or cannot be
+        self._bursts = 0
+        # Other loops (uvloop's) watch a socket no longer once it had an error.
+        self._lasting = isinstance(loop, asyncio.SelectorEventLoop)
+        self._reading = False
+        self.watch()
+
+    # -- for the flows
+
+    @property
+    def alive(self) -> bool:
+        """Whether there is a socket."""
+        return self.sock.fileno() != -1
+
+    def watch(self) -> None:
+        """Read."""
+        if not self._reading and self.alive:
+            self._reading = True
+            self.loop.add_reader(self.sock.fileno(), self._readable)
+
+    def unwatch(self) -> None:
+        """Read no more for now."""
+        if self._reading:
+            self._reading = False
+            self.loop.remove_reader(self.sock.fileno())
+
+    def carry(self, flow: UDPFlow, datagrams: list[bytes], control: Sequence[Control]) -> None:
+        """Let datagrams of one flow leave, now or when there is room.
+
+        Args:
+            flow: Whose they are.
+            datagrams: Each short enough. Belongs to the port.
+            control: Ancillary data for each of them.
+        """
+        sent = 0 if self._waiting else self._transmit(flow, datagrams, control)
+        if sent < len(datagrams):
+            rest = datagrams[sent:]
+            if not self._waiting:
+                self.loop.add_writer(self.sock.fileno(), self._writable)
+            self._waiting.append((flow, rest, control))
+            flow.queued += sum(map(len, rest)) + len(rest)
+
+    def drop(self, flow: UDPFlow) -> None:
+        """Forget what waits of a flow."""
+        if flow.queued:
+            flow.queued = 0
+            others = [each for each in self._waiting if each[0] is not flow]
+            self._waiting.clear()
+            self._waiting.extend(others)
+            if not self._waiting:
+                self.loop.remove_writer(self.sock.fileno())
+
+    def hold(self, flow: UDPFlow, on: bool) -> None:  # noqa: B027  # siblings never stop
+        """A flow wants nothing for now, or wants it again."""
+
+    @abstractmethod
+    def forget(self, flow: UDPFlow) -> None:
+        """A flow is over."""
+
+    @abstractmethod
+    def deliver(self, arrived: list[tuple[Any, list[Control], PartTuple]]) -> None:
+        """Hand up what one wake-up read: addresses, ancillary data, parts."""
+
+    @abstractmethod
+    def concerned(self, address: Any) -> UDPFlow | None:
+        """The flow whose datagram to ``address`` caused an ICMP error."""
+
+    def release(self) -> None:
+        """Close the socket."""
+        if self.alive:
+            self.unwatch()
+            if self._waiting:
+                self._waiting.clear()
+                self.loop.remove_writer(self.sock.fileno())
+            self.sock.close()
+
+    # -- sending
+
+    def _transmit(self, flow: UDPFlow, datagrams: list[bytes], control: Sequence[Control]) -> int:
+        """Send until the kernel has no room; how many datagrams are done with."""
+        done, count = 0, len(datagrams)
+        alone = 0  # those before it go one by one
+        while done < count:
+            end = _run(datagrams, done) if self._segments and done >= alone else done + 1
+            if end - done == 1:
+                if not self._send_one(flow, datagrams[done], control):
+                    return done
+            else:
+                size = _SHORT.pack(len(datagrams[done]))
+                batch = datagrams[done:end]
+                try:
+                    self._send(batch, (*control, (*SEGMENT, size)), flow.address)
+                except BlockingIOError:
+                    return done
+                except OSError as error:
+                    # A device that cannot, an error of an earlier datagram, a path that has
+                    # become narrower: one by one it shows which of them are lost.
+                    self._segments = error.errno not in _NO_SEGMENTS
+                    alone = end
+                    continue
+            done = end
+        return done
+
+    def _send_one(self, flow: UDPFlow, datagram: bytes, control: Sequence[Control]) -> bool:
+        """Send a datagram; False if there is no room."""
+        for last in (False, True):
+            try:
+                self._send((datagram,), control, flow.address)
+            except BlockingIOError:
+                return False
+            except OSError as error:
+                # What an earlier datagram met is reported here, and only once.
+                if last:
+                    flow.lost(lost(error, len(datagram)), error)
+            else:
+                return True
+        return True
+
+    def _send(self, buffers: Sequence[bytes], control: Sequence[Control], address: Any) -> None:
+        if control or len(buffers) > 1:
+            # An address of None: where the socket is connected to.
+            self.sock.sendmsg(buffers, control, 0, address)
+        elif address is None:
+            self.sock.send(buffers[0])
+        else:
+            self.sock.sendto(buffers[0], address)
+
+    def _writable(self) -> None:
+        waiting = self._waiting
+        while waiting:
+            flow, datagrams, control = waiting[0]
+            sent = self._transmit(flow, datagrams, control)
+            flow.queued -= sum(map(len, datagrams[:sent])) + sent
+            if sent < len(datagrams):
+                del datagrams[:sent]
+                self._watch_again()
+                return
+            waiting.popleft()
+            flow.drained()
+        if self.alive:
+            self.loop.remove_writer(self.sock.fileno())
+
+    # -- reading
+
+    def _readable(self) -> None:
+        arrived: list[tuple[Any, list[Control], PartTuple]] = []
+        reads = size = count = 0
+        failed = False
+        while reads < MOST_READS and size < MOST_BYTES:
+            try:
+                data, ancillary, _, address = self.sock.recvmsg(_READ_SIZE, ANCILLARY)
+            except BlockingIOError:
+                break
+            except OSError as error:
+                # Reported once; the datagrams behind it are fine.
+                failed = True
+                reads += 1
+                self._report(error)
+                continue
+            reads += 1
+            size += len(data)
+            ecn, segment = ecn_and_segment(ancillary) if ancillary else (0, 0)
+            if not segment or segment >= len(data):
+                arrived.append((address, ancillary, (data, _context(ecn), True)))
+                count += 1
+            else:
+                for at in range(0, len(data), segment):
+                    part = (data[at : at + segment], _context(ecn), True)
+                    arrived.append((address, ancillary, part))
+                    count += 1
+        if failed or not reads:
+            self._drain_reports()
+            self._watch_again()
+        if arrived:
+            if not self._joined and count >= _BURST:
+                self._join()
+            self.deliver(arrived)
+
+    def _join(self) -> None:
+        """After a few bursts: let the kernel join the datagrams of the next ones."""
+        self._bursts += 1
+        if self._bursts >= _BURSTS:
+            self._joined = True
+            try:
+                self.sock.setsockopt(*GRO, 1)
+            except OSError:  # a kernel before 5.0
+                return
+
+    def _watch_again(self) -> None:
+        if self._lasting or not self.alive:
+            return
+        if self._reading:
+            self.unwatch()
+            self.watch()
+        if self._waiting:
+            self.loop.remove_writer(self.sock.fileno())
+            self.loop.add_writer(self.sock.fileno(), self._writable)
+
+    # -- errors
+
+    def _report(self, error: OSError) -> None:
+        """What ``recvmsg`` raised. On Linux the error queue tells it in full."""
+        flow = None if LINUX else self.concerned(None)
+        if flow is not None:
+            flow.soft_error(SoftError(error))
+
+    def _drain_reports(self) -> None:
+        for _ in range(_MOST_REPORTS):
+            report = read_report(self.sock)
+            if report is None:
+                return
+            flow = self.concerned(report.address)
+            if flow is not None:
+                if report.too_long:
+                    flow.narrowed()
+                if not report.local:
+                    flow.soft_error(report.event)
+
+
+def _run(datagrams: list[bytes], start: int) -> int:
+    """Where the datagrams end that leave with one call, the last perhaps shorter."""
+    size = len(datagrams[start])
+    most = min(len(datagrams), start + MOST_SEGMENTS, start + MOST_SEGMENTED // max(size, 1))
+    end = start + 1
+    if not size:
+        return end
+    while end < most:
+        length = len(datagrams[end])
+        if length == size:
+            end += 1
+        else:
+            return end + 1 if 0 < length < size else end
+    return end
+
+
+def _context(ecn: int) -> MessageContext | None:
+    """What there is to say of a datagram. Not-ECT, the usual case, is not said."""
+    return MessageContext.received({"ecn": _ECN[ecn]}) if ecn else None
