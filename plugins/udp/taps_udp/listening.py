@@ -19,7 +19,7 @@ from taps_core.plugin import ListeningFlow
 from taps_udp.addresses import bind, local_endpoint, remote_endpoint
 from taps_udp.errors import evicted, expired
 from taps_udp.flow import HELD, OVERHEAD, UDPFlow
-from taps_udp.options import configure, path_mtu, source_of
+from taps_udp.options import answer_from, configure, path_mtu, source_address
 from taps_udp.port import Port
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["UDPListeningFlow", "open_listening_socket"]
 
+_ANY: Final = (None, "::", "0.0.0.0")
 _NO_IPV6: Final = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
-_MAPPED: Final = "::ffff:"
 
 
 def open_listening_socket(request: ListenRequest) -> socket.socket:
@@ -66,7 +66,7 @@ def _open(
         sock.setblocking(False)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dual_stack)
-        any_address = request.local.ip_address in (None, "::", "0.0.0.0")
+        any_address = request.local.ip_address in _ANY
         configure(sock, request.properties, any_address=any_address)
         bind(sock, request.local, family)
         if not sock.getsockname()[1]:
@@ -109,7 +109,8 @@ class UDPListeningFlow(Port, ListeningFlow):
         if request.local.interface is not None:
             local = local.with_interface(request.local.interface)
         self._local = local
-        #: By the remote's address and, where the socket has several, ours.
+        self._several = request.local.ip_address in _ANY
+        #: By the remote's address and, where the socket has several, what stands for ours.
         self._flows: dict[Any, UDPFlow] = {}
         #: To which nothing was sent yet, the oldest first.
         self._unanswered: dict[UDPFlow, None] = {}
@@ -160,7 +161,7 @@ class UDPListeningFlow(Port, ListeningFlow):
     def forget(self, flow: UDPFlow) -> None:
         """The next datagram of this remote makes a new flow."""
         self._unanswered.pop(flow, None)
-        del self._flows[self._key(flow.address, flow.control)]
+        del self._flows[(flow.address, flow.control) if self._several else flow.address]
         self._leave()
 
     def deliver(self, arrived: list[tuple[Any, list[Control], PartTuple]]) -> None:
@@ -169,8 +170,8 @@ class UDPListeningFlow(Port, ListeningFlow):
         batches: dict[UDPFlow, list[PartTuple]] = {}
         for each in arrived:
             address, ancillary, part = each
-            source = source_of(ancillary) if ancillary else None
-            flow = self._flows.get(address if source is None else (address, source[0]))
+            key = (address, answer_from(ancillary)) if self._several else address
+            flow = self._flows.get(key)
             if flow is None:
                 self._knock(each, now)
                 continue
@@ -184,6 +185,8 @@ class UDPListeningFlow(Port, ListeningFlow):
 
     def concerned(self, address: Any) -> UDPFlow | None:
         """The error queue does not say from which of our addresses: any flow will do."""
+        if not self._several:
+            return self._flows.get(address)
         for flow in self._flows.values():
             if flow.address == address:
                 return flow
@@ -214,8 +217,7 @@ class UDPListeningFlow(Port, ListeningFlow):
     def _answer(self, knock: tuple[Any, list[Control], PartTuple], now: float) -> None:
         address, ancillary, part = knock
         remote = remote_endpoint(address)
-        source = source_of(ancillary) if ancillary else None
-        control = () if source is None else source[1]
+        control = answer_from(ancillary) if self._several else ()
         admitted = None
         if self._request.door is not None:
             reply = partial(self._reply, address, control)
@@ -226,9 +228,9 @@ class UDPListeningFlow(Port, ListeningFlow):
             oldest = next(iter(self._unanswered))
             oldest.end(evicted(str(oldest.remote_endpoint), self._most_unanswered))
         local = self._local
-        if source is not None:
-            host = source[0].removeprefix(_MAPPED)
-            local = local_endpoint((host, local.port, 0, 0)).with_interface(local.interface)
+        if control:
+            here = local_endpoint((source_address(control), local.port))
+            local = here if local.interface is None else here.with_interface(local.interface)
         assert remote.ip_address is not None
         flow = UDPFlow(
             self,
@@ -241,7 +243,7 @@ class UDPListeningFlow(Port, ListeningFlow):
             path_limit=_path_limit,
         )
         flow.heard = now
-        self._flows[self._key(address, control)] = flow
+        self._flows[(address, control) if self._several else address] = flow
         self._unanswered[flow] = None
         flow.arrived([part])
         if self._expiry is None:
@@ -260,10 +262,6 @@ class UDPListeningFlow(Port, ListeningFlow):
             self._send((data,), control, address)
         except OSError:
             return
-
-    def _key(self, address: Any, control: Sequence[Control]) -> Any:
-        source = source_of(list(control)) if control else None
-        return address if source is None else (address, source[0])
 
     def _expire(self) -> None:
         now = self.loop.time()

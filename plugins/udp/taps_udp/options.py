@@ -26,10 +26,11 @@ __all__ = [
     "SAFE",
     "SEGMENT",
     "Control",
+    "answer_from",
     "configure",
     "ecn_and_segment",
     "path_mtu",
-    "source_of",
+    "source_address",
     "traffic_class",
     "traffic_class_item",
 ]
@@ -123,22 +124,29 @@ def ecn_and_segment(ancillary: list[Control]) -> tuple[int, int]:
     return ecn, segment
 
 
-def source_of(ancillary: list[Control]) -> tuple[str, tuple[Control, ...]] | None:
-    """To which address a datagram came, and what lets the answers leave from there.
+def answer_from(ancillary: list[Control]) -> tuple[Control, ...]:
+    """What lets the answers leave from the address that a datagram came to.
 
-    ``None`` where the system does not tell.
+    Equal for all datagrams that came to one address; empty where the system does
+    not tell.
     """
     for level, kind, data in ancillary:
         if (level, kind) == _PKTINFO6:
             # Without the interface, except where the address means nothing without it.
-            index = data[16:20] if data[:2] >= b"\xfe\x80" else bytes(4)
-            item = (level, kind, data[:16] + index)
-            return socket.inet_ntop(socket.AF_INET6, data[:16]), (item,)
+            index = data[16:20] if data[:2] == b"\xfe\x80" else bytes(4)
+            return ((level, kind, data[:16] + index),)
         if (level, kind) == _PKTINFO:
             # Interface, address to answer from, address in the header (a broadcast, perhaps).
-            item = (level, kind, bytes(4) + data[4:8] + bytes(4))
-            return socket.inet_ntop(socket.AF_INET, data[4:8]), (item,)
-    return None
+            return ((level, kind, bytes(4) + data[4:8] + bytes(4)),)
+    return ()
+
+
+def source_address(control: tuple[Control, ...]) -> str:
+    """The address in what :func:`answer_from` gave."""
+    ((level, _, data),) = control
+    if level == _IPV6:
+        return socket.inet_ntop(socket.AF_INET6, data[:16])
+    return socket.inet_ntop(socket.AF_INET, data[4:8])
 
 
 def path_mtu(sock: socket.socket, family: int) -> int | None:

@@ -70,7 +70,7 @@ class Port(ABC):
         self._bursts = 0
         # Other loops (uvloop's) watch a socket no longer once it had an error.
         self._lasting = isinstance(loop, asyncio.SelectorEventLoop)
-        self._reading = False
+        self._reading = self._writing = False
         self.watch()
 
     # -- for the flows
@@ -103,9 +103,8 @@ class Port(ABC):
         sent = 0 if self._waiting else self._transmit(flow, datagrams, control)
         if sent < len(datagrams):
             rest = datagrams[sent:]
-            if not self._waiting:
-                self.loop.add_writer(self.sock.fileno(), self._writable)
             self._waiting.append((flow, rest, control))
+            self._watch_room()
             flow.queued += sum(map(len, rest)) + len(rest)
 
     def drop(self, flow: UDPFlow) -> None:
@@ -115,8 +114,7 @@ class Port(ABC):
             others = [each for each in self._waiting if each[0] is not flow]
             self._waiting.clear()
             self._waiting.extend(others)
-            if not self._waiting:
-                self.loop.remove_writer(self.sock.fileno())
+            self._watch_room()
 
     def hold(self, flow: UDPFlow, on: bool) -> None:  # noqa: B027  # siblings never stop
         """A flow wants nothing for now, or wants it again."""
@@ -137,10 +135,18 @@ class Port(ABC):
         """Close the socket."""
         if self.alive:
             self.unwatch()
-            if self._waiting:
-                self._waiting.clear()
-                self.loop.remove_writer(self.sock.fileno())
+            self._waiting.clear()
+            self._watch_room()
             self.sock.close()
+
+    def _watch_room(self) -> None:
+        """Be called when there is room, as long as something waits for it."""
+        if bool(self._waiting) is not self._writing:
+            self._writing = not self._writing
+            if self._writing:
+                self.loop.add_writer(self.sock.fileno(), self._writable)
+            else:
+                self.loop.remove_writer(self.sock.fileno())
 
     # -- sending
 
@@ -206,7 +212,7 @@ class Port(ABC):
             waiting.popleft()
             flow.drained()
         if self.alive:
-            self.loop.remove_writer(self.sock.fileno())
+            self._watch_room()
 
     # -- reading
 
@@ -260,7 +266,7 @@ class Port(ABC):
         if self._reading:
             self.unwatch()
             self.watch()
-        if self._waiting:
+        if self._writing:
             self.loop.remove_writer(self.sock.fileno())
             self.loop.add_writer(self.sock.fileno(), self._writable)
 
