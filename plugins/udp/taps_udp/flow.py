@@ -310,7 +310,7 @@ class UDPFlow(Flow):
             self._full = False
             self._tell_writable()
 
-    def lost(self, event: SoftError, error: OSError) -> None:
+    def lost(self, event: SoftError) -> None:
         """A datagram could not leave. Often from inside a downward call."""
         self.narrowed()
         self._port.loop.call_soon(self._notify, event)

@@ -185,7 +185,7 @@ class Port(ABC):
             except OSError as error:
                 # What an earlier datagram met is reported here, and only once.
                 if last:
-                    flow.lost(lost(error, len(datagram)), error)
+                    flow.lost(lost(error, len(datagram)))
             else:
                 return True
         return True
@@ -207,6 +207,8 @@ class Port(ABC):
             flow.queued -= sum(map(len, datagrams[:sent])) + sent
             if sent < len(datagrams):
                 del datagrams[:sent]
+                # While nothing is read, an error left in its queue would wake us for ever.
+                self._drain_reports()
                 self._watch_again()
                 return
             waiting.popleft()
