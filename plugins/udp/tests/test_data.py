@@ -31,6 +31,7 @@ def test_a_plain_peer_gets_and_gives_datagrams(udp):
     udp.run(main)
 
 
+@pytest.mark.requirement("R-9623-4.6-01")
 def test_connecting_sends_nothing(udp):
     async def main():
         peer = udp.peer()
@@ -204,6 +205,7 @@ def test_after_finish_nothing_is_sent_and_what_comes_is_received(udp):
     udp.run(main)
 
 
+@pytest.mark.requirement("G-9622-9.2.1-01")
 @pytest.mark.linux
 def test_lengths_are_those_of_the_path(udp):
     async def main():

@@ -44,6 +44,7 @@ def test_the_first_datagram_makes_one_flow_and_is_its_first_message(udp):
     udp.run(main)
 
 
+@pytest.mark.requirement("R-9623-4.7.2-01")
 def test_every_remote_has_its_own(udp):
     async def main():
         door = Door(udp)
