@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from benchmarks import local, memory
+from benchmarks import datagrams, local, memory
 from benchmarks.candidates import Ours
 from benchmarks.harness import LOOPS, SETTLED, Result, Worker, compare, one_core, peer
 from benchmarks.work import ROWS
@@ -18,7 +18,8 @@ from benchmarks.work import ROWS
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-MEMORY: Final = "memory"
+#: Rows with processes of their own.
+APART: Final = {"datagrams": datagrams.datagrams, "memory": memory.idle}
 LOCAL: Final = {"import": local.importing, "select": local.selecting}
 
 
@@ -63,15 +64,16 @@ def results(
         with peer() as port:
             for loop in loops:
                 yield from network(with_peer, loop, port, pairs, scale, environment)
-    if MEMORY in rows:
-        yield from memory.idle(pairs, loops, scale)
+    for row in rows:
+        if row in APART:
+            yield from APART[row](pairs, loops, scale)
     for row in rows:
         if row in LOCAL:
             yield from LOCAL[row](pairs)
 
 
 def main() -> int:
-    names = [*ROWS, MEMORY, *LOCAL]
+    names = [*ROWS, *APART, *LOCAL]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(names)}; all")
     parser.add_argument("--loop", action="append", choices=LOOPS, help="repeatable; all")

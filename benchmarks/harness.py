@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["LOOPS", "SETTLED", "Result", "Run", "Worker", "compare", "one_core", "peer"]
+__all__ = ["LOOPS", "SETTLED", "End", "Result", "Run", "Worker", "compare", "one_core", "peer"]
 
 #: Starts a loop: None is asyncio's own.
 LOOPS: Final[dict[str, Callable[[], asyncio.AbstractEventLoop] | None]] = {"asyncio": None}
@@ -147,6 +147,50 @@ class Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
+        with self._process:  # closes the pipes, waits
+            pass
+
+
+class End:
+    """A process that obeys lines and answers with lines, as a context manager.
+
+    Args:
+        program: A module of the benchmarks, or ``-c``.
+        arguments: For it.
+    """
+
+    def __init__(self, program: str, *arguments: str) -> None:
+        which = ("-c",) if program == "-c" else ("-m", f"benchmarks.{program}")
+        self._process = subprocess.Popen(
+            [sys.executable, *which, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def read(self) -> str:
+        """A line of it.
+
+        Raises:
+            RuntimeError: It is gone; what it had to say is on stderr.
+        """
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError("the other process failed")
+        return line.strip()
+
+    def ask(self, order: str) -> str:
+        """Its answer to an order."""
+        assert self._process.stdin is not None
+        print(order, file=self._process.stdin, flush=True)
+        return self.read()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()  # it may have thousands to close in order, for nobody
         with self._process:  # closes the pipes, waits
             pass
 

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import resource
 import statistics
-import subprocess
-import sys
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final
 
-from benchmarks.harness import Result
+from benchmarks.harness import End, Result
 from benchmarks.idle import SMAPS
 
 if TYPE_CHECKING:
@@ -27,47 +25,12 @@ COUNT: Final = 5000
 WARM: Final = 200
 
 
-class End:
-    """One of the two processes, as a context manager."""
-
-    def __init__(self, *arguments: str) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.idle", *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def read(self) -> str:
-        """A line of it.
-
-        Raises:
-            RuntimeError: It is gone; what it had to say is on stderr.
-        """
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError("an end of the idle connections failed")
-        return line.strip()
-
-    def ask(self, order: str) -> str:
-        """Its answer to an order."""
-        assert self._process.stdin is not None
-        print(order, file=self._process.stdin, flush=True)
-        return self.read()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()  # it has thousands to close in order, for nobody
-        with self._process:  # closes the pipes, waits
-            pass
-
-
 def weigh(kind: str, loop: str, count: int) -> float:
     """Bytes for each of ``2 * count`` ends."""
-    with End("server", kind, loop) as server, End("client", kind, loop, server.read()) as client:
+    with (
+        End("idle", "server", kind, loop) as server,
+        End("idle", "client", kind, loop, server.read()) as client,
+    ):
         client.ask(f"open {min(WARM, count)}")
         before = sum(int(end.ask("memory")) for end in (server, client))
         client.ask(f"open {count}")

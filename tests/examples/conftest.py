@@ -46,6 +46,26 @@ http {{
 }}
 """
 
+#: Nobody is asked but its own data, over UDP and TCP.
+UNBOUND_CONF = """\
+server:
+  interface: 127.0.0.1
+  port: {port}
+  access-control: 127.0.0.0/8 allow
+  directory: "{directory}"
+  chroot: ""
+  username: ""
+  pidfile: ""
+  use-syslog: no
+  do-daemonize: no
+  do-ip6: no
+  module-config: "iterator"
+  local-zone: "example." static
+  local-data: "www.example. 300 IN A 192.0.2.7"
+  local-data: "www.example. 300 IN AAAA 2001:db8::7"
+{texts}
+"""
+
 
 def program(name: str) -> str:
     """Where it is. A missing one skips the test, or fails it if TAPS_REQUIRE names it."""
@@ -120,6 +140,22 @@ def redis(tmp_path: Path) -> Iterator[int]:
         ]
 
     yield from serve(command, tmp_path / "redis.output")
+
+
+@pytest.fixture
+def unbound(tmp_path: Path) -> Iterator[int]:
+    """The port of a DNS server that knows ``example.`` alone."""
+    executable = program("unbound")
+    texts = "\n".join(
+        f"""  local-data: 'long.example. 300 IN TXT "{number:0>200}"'""" for number in range(20)
+    )
+
+    def command(port: int) -> list[str]:
+        configuration = tmp_path / "unbound.conf"
+        configuration.write_text(UNBOUND_CONF.format(port=port, directory=tmp_path, texts=texts))
+        return [executable, "-d", "-p", "-c", str(configuration)]
+
+    yield from serve(command, tmp_path / "unbound.output")
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ __all__ = [
     "GRO",
     "LINUX",
     "MOST",
+    "NO_NEWS",
     "SAFE",
     "SEGMENT",
     "Control",
@@ -58,6 +59,11 @@ _LOCAL: Final = (_IP, 8, 1)
 _LOCAL6: Final = (_IPV6, 49, 1)
 
 _INT: Final = struct.Struct("=i")
+#: By family of the socket: the ancillary data of a lone datagram without DSCP and ECN.
+NO_NEWS: Final[dict[int, list[Control]]] = {
+    socket.AF_INET: [(*_TOS, bytes(1))],
+    socket.AF_INET6: [(*_TCLASS, bytes(4))],
+}
 #: Room for the traffic class, the size of segments and the local address.
 ANCILLARY: Final = 2 * socket.CMSG_SPACE(4) + 2 * socket.CMSG_SPACE(20)
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from taps_core.plugin import Ecn, MessageContext, SoftError
 from taps_udp.errors import lost, read_report
-from taps_udp.options import ANCILLARY, GRO, LINUX, SEGMENT, ecn_and_segment
+from taps_udp.options import ANCILLARY, GRO, LINUX, NO_NEWS, SEGMENT, ecn_and_segment
 
 if TYPE_CHECKING:
     import socket
@@ -35,6 +35,9 @@ __all__ = ["Port"]
 #: What one wake-up takes at most; then others have their turn.
 MOST_READS: Final = 128
 MOST_BYTES: Final = 256 * 1024
+#: Where so many wake-ups in a row found one datagram, a second read would find nothing at
+#: the price of the first: it is tried at every so-manieth of them.
+_ALONE: Final = 8
 #: A read holds any datagram, and as many as the kernel joins.
 _READ_SIZE: Final = 65535
 #: After so many wake-ups with so many datagrams each, the kernel joins them.
@@ -68,6 +71,8 @@ class Port(ABC):
         self._segments = LINUX
         self._joined = not LINUX  # whether UDP_GRO is on, or cannot be
         self._bursts = 0
+        self._alone = 0
+        self._usual = NO_NEWS[sock.family]
         # Other loops (uvloop's) watch a socket no longer once it had an error.
         self._lasting = isinstance(loop, asyncio.SelectorEventLoop)
         self._reading = self._writing = False
@@ -222,7 +227,10 @@ class Port(ABC):
         arrived: list[tuple[Any, list[Control], PartTuple]] = []
         reads = size = count = 0
         failed = False
-        while reads < MOST_READS and size < MOST_BYTES:
+        usual = self._usual
+        alone = self._alone
+        most = MOST_READS if alone < _ALONE or alone % _ALONE == 0 else 1
+        while reads < most and size < MOST_BYTES:
             try:
                 data, ancillary, _, address = self.sock.recvmsg(_READ_SIZE, ANCILLARY)
             except BlockingIOError:
@@ -235,7 +243,11 @@ class Port(ABC):
                 continue
             reads += 1
             size += len(data)
-            ecn, segment = ecn_and_segment(ancillary) if ancillary else (0, 0)
+            if not ancillary or ancillary == usual:
+                arrived.append((address, ancillary, (data, None, True)))
+                count += 1
+                continue
+            ecn, segment = ecn_and_segment(ancillary)
             if not segment or segment >= len(data):
                 arrived.append((address, ancillary, (data, _context(ecn), True)))
                 count += 1
@@ -244,6 +256,7 @@ class Port(ABC):
                     part = (data[at : at + segment], _context(ecn), True)
                     arrived.append((address, ancillary, part))
                     count += 1
+        self._alone = 0 if count > 1 else alone + 1
         if failed or not reads:
             self._drain_reports()
             self._watch_again()
