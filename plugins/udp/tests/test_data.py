@@ -71,6 +71,26 @@ def test_one_wake_up_hands_up_all_that_waits_at_once(udp):
     udp.run(main)
 
 
+def test_lone_datagrams_cost_one_read_and_bursts_are_found_again(udp):
+    async def main():
+        peer = udp.peer()
+        end = await udp.connect(peer)
+        recorder = end.recorder
+        end.send(b"hello")
+        _, address = await udp.recv(peer)
+        for count in range(1, 41):
+            peer.sendto(b"alone", address)
+            await recorder.until(lambda count=count: len(recorder.parts) == count)
+        for datagram in DATAGRAMS:
+            peer.sendto(datagram, address)
+        await recorder.until(lambda: len(recorder.parts) == 40 + len(DATAGRAMS))
+        assert recorder.messages[40:] == DATAGRAMS
+        # The burst is looked for at every eighth of them.
+        assert len(recorder.named("received")) <= 40 + 8
+
+    udp.run(main)
+
+
 @pytest.mark.linux
 def test_equal_datagrams_leave_with_one_call(udp):
     async def main():
