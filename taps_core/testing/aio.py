@@ -143,20 +143,34 @@ def _run_on(
     factory: Callable[[], asyncio.AbstractEventLoop], main: Callable[[], Coroutine[Any, Any, T]]
 ) -> T:
     reported: list[str] = []
-    with asyncio.Runner(debug=False, loop_factory=factory) as runner:
+    runner = asyncio.Runner(debug=False, loop_factory=factory)
+    try:
         runner.get_loop().set_exception_handler(
             lambda _, context: reported.append(_sentence(context))
         )
-        try:
-            result = runner.run(_strictly(main, reported))
-        except BaseException as error:
-            for sentence in reported:
-                error.add_note(sentence)
-            raise
+        result = runner.run(_strictly(main, reported))
+    except BaseException as error:
+        for sentence in reported:
+            error.add_note(sentence)
+        raise
+    finally:
+        _close(runner, reported)
     # Closing the runner cancels what is left; it is reported all the same.
     if reported:
         raise LeakError(reported)
     return result
+
+
+def _close(runner: asyncio.Runner, reported: list[str]) -> None:
+    """Without raising for what is still open.
+
+    A warning that is an error interrupts uvloop where it closes its handles, and then it
+    waits for them forever.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ResourceWarning)
+        runner.close()
+    reported += [str(warning.message) for warning in caught]
 
 
 async def _strictly(main: Callable[[], Coroutine[Any, Any, T]], reported: list[str]) -> T:

@@ -330,9 +330,9 @@ def test_a_backlog_that_is_full_is_waited_for(run: Run, path: str) -> None:
             assert not any(task.done() for task in waiting)
             waiting[0].cancel()
             peers = [server.accept()[0]]
-            for _ in waiting[1:]:
-                await until(lambda: any(task.done() for task in waiting[1:]))
-                server.setblocking(False)
+            server.setblocking(False)
+            for count in (1, 2):
+                await until(lambda n=count: sum(task.done() for task in waiting[1:]) == n)
                 await settle()
                 peers.append(server.accept()[0])
             ends = [first, *[End(await task) for task in waiting[1:]]]

@@ -209,6 +209,21 @@ def test_run_fails_for_what_reaches_the_exception_handler(run: Run) -> None:
         run(main)
 
 
+@pytest.mark.parametrize("error", [None, ZeroDivisionError()], ids=["well", "badly"])
+def test_run_ends_though_uvloop_has_open_transports(error: Exception | None) -> None:
+    async def main() -> None:
+        ours, theirs = socket.socketpair()
+        STILL_ALIVE.append(theirs)
+        loop = asyncio.get_running_loop()
+        STILL_ALIVE.append(await loop.connect_accepted_socket(asyncio.Protocol, ours))
+        if error is not None:
+            raise error
+
+    with pytest.raises(LeakError if error is None else type(error)):
+        run_on(main, loop="uvloop")
+    STILL_ALIVE[0].close()
+
+
 def test_run_makes_warnings_errors(run: Run) -> None:
     async def main() -> None:
         warnings.warn("beware", UserWarning, stacklevel=1)
