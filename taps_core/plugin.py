@@ -87,6 +87,16 @@ from taps_core.model.properties import (
 )
 from taps_core.model.security import Certificate, SecurityMode, SecurityParameters
 from taps_core.runtime.hookspecs import hookimpl
+from taps_core.runtime.ip_sockets import (
+    SocketAddress,
+    address_family,
+    bind_socket,
+    open_bound_socket,
+    show_address,
+    socket_address,
+    socket_local_endpoint,
+    socket_remote_endpoint,
+)
 from taps_core.runtime.push import Push
 from taps_core.runtime.stream_flow import StreamFlow
 from taps_core.runtime.stream_listener import StreamListener
@@ -155,6 +165,7 @@ __all__ = [
     "SendError",
     "SendRecord",
     "Session",
+    "SocketAddress",
     "SoftError",
     "StreamFlow",
     "StreamListener",
@@ -162,10 +173,17 @@ __all__ = [
     "TapsError",
     "Transport",
     "ValueType",
+    "address_family",
+    "bind_socket",
     "connection_failed",
     "deframing_failed",
     "establishment_failed",
     "hookimpl",
+    "open_bound_socket",
     "receiver_failed",
+    "show_address",
+    "socket_address",
+    "socket_local_endpoint",
+    "socket_remote_endpoint",
     "too_large",
 ]

@@ -9,13 +9,11 @@ import socket
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from taps_core.plugin import EstablishmentError, Reason
-from taps_tcp.addresses import bind, socket_address
+from taps_core.plugin import EstablishmentError, Reason, bind_socket, socket_address
 from taps_tcp.options import configure
 
 if TYPE_CHECKING:
-    from taps_core.plugin import ConnectRequest
-    from taps_tcp.addresses import SocketAddress
+    from taps_core.plugin import ConnectRequest, SocketAddress
 
 __all__ = ["connect_socket", "meet"]
 
@@ -130,7 +128,7 @@ def _shared(request: ConnectRequest, family: socket.AddressFamily) -> socket.soc
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         configure(sock, request.properties)
-        bind(sock, request.local, family)
+        bind_socket(sock, request.local, family)
     except BaseException:
         sock.close()
         raise

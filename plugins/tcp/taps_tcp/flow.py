@@ -23,8 +23,13 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
-from taps_core.plugin import PropertyError, StreamFlow
-from taps_tcp.addresses import local_endpoint, remote_endpoint, show
+from taps_core.plugin import (
+    PropertyError,
+    StreamFlow,
+    show_address,
+    socket_local_endpoint,
+    socket_remote_endpoint,
+)
 from taps_tcp.delivery import failure, unacknowledged
 from taps_tcp.errors import connection_error
 from taps_tcp.info import TCPInfo, tcp_info
@@ -79,7 +84,7 @@ class TCPFlow(StreamFlow):
         if self._local is None:
             # None if it broke before the loop could ask.
             address = self._transport.get_extra_info("sockname")
-            self._local = local_endpoint(address) if address else None
+            self._local = socket_local_endpoint(address) if address else None
         return self._local
 
     @property
@@ -87,7 +92,7 @@ class TCPFlow(StreamFlow):
         """What was asked for, or where the connection came from."""
         if self._remote is None:
             address = self._address or self._transport.get_extra_info("peername")
-            self._remote = remote_endpoint(address)
+            self._remote = socket_remote_endpoint(address)
         return self._remote
 
     # -- the end
@@ -128,7 +133,7 @@ class TCPFlow(StreamFlow):
         if self._closing and self._acknowledged():
             return
         remote = self.remote_endpoint
-        self._error = connection_error(error, show(remote.ip_address, remote.port))
+        self._error = connection_error(error, show_address(remote.ip_address, remote.port))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The end of the transport: in order, by us, or by an error."""

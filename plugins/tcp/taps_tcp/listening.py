@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import socket
 from typing import TYPE_CHECKING, Any, Final
 
-from taps_core.plugin import StreamListener
-from taps_tcp.addresses import bind, local_endpoint
+from taps_core.plugin import StreamListener, open_bound_socket, socket_local_endpoint
 from taps_tcp.flow import TCPFlow
 from taps_tcp.options import configure
 
@@ -19,45 +17,23 @@ __all__ = ["TCPListeningFlow", "open_listening_socket"]
 #: The kernel cuts it to its own limit (net.core.somaxconn).
 BACKLOG: Final = 65535
 
-_NO_IPV6: Final = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
-
 
 def open_listening_socket(request: ListenRequest) -> socket.socket:
     """A bound, listening, non-blocking socket for ``request``.
 
-    Without an address: IPv6 and IPv4 on one port (dual-stack), or IPv4 alone
-    where this machine has no IPv6.
-
     Raises:
         EstablishmentError, OSError: It cannot be opened.
     """
-    address = request.local.ip_address
-    if address is not None:
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        return _open(request, family, dual_stack=False)
-    try:
-        return _open(request, socket.AF_INET6, dual_stack=True)
-    except OSError as error:
-        # Compiled out; switched off by sysctl; no such address on any interface.
-        if error.errno not in _NO_IPV6:
-            raise
-    return _open(request, socket.AF_INET, dual_stack=False)
 
-
-def _open(
-    request: ListenRequest, family: socket.AddressFamily, *, dual_stack: bool
-) -> socket.socket:
-    # The protocol number lets asyncio see that it is TCP, and switch Nagle off.
-    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        sock.setblocking(False)
+    def prepare(sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dual_stack)
         # Inherited by what is accepted: no call per connection, and already the
         # SYN-ACK carries the DSCP.
         configure(sock, request.properties)
-        bind(sock, request.local, family)
+
+    # The protocol number lets asyncio see that it is TCP, and switch Nagle off.
+    sock = open_bound_socket(request.local, socket.SOCK_STREAM, socket.IPPROTO_TCP, prepare)
+    try:
         sock.listen(BACKLOG)
     except BaseException:
         sock.close()
@@ -69,7 +45,7 @@ class TCPListeningFlow(StreamListener):
     """An open door: one listening socket."""
 
     def __init__(self, sock: socket.socket, request: ListenRequest) -> None:
-        local = local_endpoint(sock.getsockname())
+        local = socket_local_endpoint(sock.getsockname())
         if request.local.interface is not None:
             local = local.with_interface(request.local.interface)
         super().__init__(sock, request, local)

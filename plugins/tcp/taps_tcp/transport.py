@@ -15,8 +15,11 @@ from taps_core.plugin import (
     Reason,
     Support,
     Transport,
+    address_family,
+    bind_socket,
+    show_address,
+    socket_address,
 )
-from taps_tcp.addresses import bind, family_of, show, socket_address
 from taps_tcp.connecting import connect_socket, meet
 from taps_tcp.errors import connect_error, listen_error
 from taps_tcp.flow import TCPFlow
@@ -84,7 +87,7 @@ class TCP(Transport):
                 f"TCP needs an IP address and a port, not {remote}",
                 reason=Reason.INVALID_CONFIGURATION,
             )
-        family = family_of(address)
+        family = address_family(address)
         sock = None
         try:
             if request.role == "rendezvous":
@@ -99,7 +102,7 @@ class TCP(Transport):
             if local is not None:
                 if local.port:
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                bind(sock, local, family)
+                bind_socket(sock, local, family)
             await connect_socket(loop, sock, socket_address(address, port, remote.interface))
             flow = TCPFlow(sock, request.properties, remote=remote)
             await loop.create_connection(lambda: flow, sock=sock)
@@ -110,8 +113,8 @@ class TCP(Transport):
             _release(sock)
             here = None
             if local is not None and (local.ip_address is not None or local.port):
-                here = show(local.ip_address, local.port)
-            raise connect_error(error, show(address, port), here) from error
+                here = show_address(local.ip_address, local.port)
+            raise connect_error(error, show_address(address, port), here) from error
         except BaseException:
             _release(sock)
             raise
@@ -125,7 +128,7 @@ class TCP(Transport):
             raise
         except OSError as error:
             local = request.local
-            raise listen_error(error, show(local.ip_address, local.port)) from error
+            raise listen_error(error, show_address(local.ip_address, local.port)) from error
         return TCPListeningFlow(sock, request)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING, Any
 
-from taps_udp.addresses import bind, family_of, local_endpoint, socket_address
+from taps_core.plugin import address_family, bind_socket, socket_address, socket_local_endpoint
 from taps_udp.flow import UDPFlow
 from taps_udp.options import configure, path_mtu
 from taps_udp.port import Port
@@ -27,15 +27,15 @@ def open_flow(
     Raises:
         EstablishmentError, OSError: There is none.
     """
-    family = family_of(address)
+    family = address_family(address)
     sock = socket.socket(family, socket.SOCK_DGRAM)
     try:
         sock.setblocking(False)
         configure(sock, request.properties, any_address=False)
         if request.local is not None:
-            bind(sock, request.local, family)
+            bind_socket(sock, request.local, family)
         sock.connect(socket_address(address, port, request.remote.interface))
-        local = local_endpoint(sock.getsockname())
+        local = socket_local_endpoint(sock.getsockname())
         ours = ConnectedPort(loop, sock)
     except BaseException:
         sock.close()

@@ -9,14 +9,17 @@ it, and how long that lives is the application's decision.
 
 from __future__ import annotations
 
-import errno
 import socket
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from taps_core.plugin import ListeningFlow
-from taps_udp.addresses import bind, local_endpoint, remote_endpoint
+from taps_core.plugin import (
+    ListeningFlow,
+    open_bound_socket,
+    socket_local_endpoint,
+    socket_remote_endpoint,
+)
 from taps_udp.errors import evicted, expired
 from taps_udp.flow import HELD, OVERHEAD, UDPFlow
 from taps_udp.options import answer_from, configure, path_mtu, source_address
@@ -32,50 +35,21 @@ if TYPE_CHECKING:
 __all__ = ["UDPListeningFlow", "open_listening_socket"]
 
 _ANY: Final = (None, "::", "0.0.0.0")
-_NO_IPV6: Final = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
 
 
 def open_listening_socket(request: ListenRequest) -> socket.socket:
     """A bound, non-blocking socket for ``request``.
 
-    Without an address: IPv6 and IPv4 on one port (dual-stack), or IPv4 alone
-    where this machine has no IPv6.
-
     Raises:
         EstablishmentError, OSError: It cannot be opened.
     """
-    address = request.local.ip_address
-    if address is not None:
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        return _open(request, family, dual_stack=False)
-    try:
-        return _open(request, socket.AF_INET6, dual_stack=True)
-    except OSError as error:
-        # Compiled out; switched off by sysctl; no such address on any interface.
-        if error.errno not in _NO_IPV6:
-            raise
-    return _open(request, socket.AF_INET, dual_stack=False)
 
-
-def _open(
-    request: ListenRequest, family: socket.AddressFamily, *, dual_stack: bool
-) -> socket.socket:
-    # No SO_REUSEADDR: with UDP a second socket could then take the port over.
-    sock = socket.socket(family, socket.SOCK_DGRAM)
-    try:
-        sock.setblocking(False)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dual_stack)
+    def prepare(sock: socket.socket) -> None:
         any_address = request.local.ip_address in _ANY
         configure(sock, request.properties, any_address=any_address)
-        bind(sock, request.local, family)
-        if not sock.getsockname()[1]:
-            # Neither an address nor a port was named.
-            sock.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", 0))
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+
+    # No SO_REUSEADDR: with UDP a second socket could then take the port over.
+    return open_bound_socket(request.local, socket.SOCK_DGRAM, socket.IPPROTO_UDP, prepare)
 
 
 class UDPListeningFlow(Port, ListeningFlow):
@@ -105,7 +79,7 @@ class UDPListeningFlow(Port, ListeningFlow):
         self._request = request
         self._most_unanswered = most_unanswered
         self._idle = idle
-        local = local_endpoint(sock.getsockname())
+        local = socket_local_endpoint(sock.getsockname())
         if request.local.interface is not None:
             local = local.with_interface(request.local.interface)
         self._local = local
@@ -216,7 +190,7 @@ class UDPListeningFlow(Port, ListeningFlow):
 
     def _answer(self, knock: tuple[Any, list[Control], PartTuple], now: float) -> None:
         address, ancillary, part = knock
-        remote = remote_endpoint(address)
+        remote = socket_remote_endpoint(address)
         control = answer_from(ancillary) if self._several else ()
         admitted = None
         if self._request.door is not None:
@@ -229,7 +203,7 @@ class UDPListeningFlow(Port, ListeningFlow):
             oldest.end(evicted(str(oldest.remote_endpoint), self._most_unanswered))
         local = self._local
         if control:
-            here = local_endpoint((source_address(control), local.port))
+            here = socket_local_endpoint((source_address(control), local.port))
             local = here if local.interface is None else here.with_interface(local.interface)
         assert remote.ip_address is not None
         flow = UDPFlow(

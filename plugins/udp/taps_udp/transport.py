@@ -16,8 +16,8 @@ from taps_core.plugin import (
     Support,
     Transport,
     establishment_failed,
+    show_address,
 )
-from taps_udp.addresses import show
 from taps_udp.connecting import open_flow
 from taps_udp.listening import UDPListeningFlow, open_listening_socket
 
@@ -84,7 +84,7 @@ class UDP(Transport):
         except EstablishmentError:
             raise
         except OSError as error:
-            doing = f"send to {show(address, port)}"
+            doing = f"send to {show_address(address, port)}"
             if request.local is not None:
                 doing += f" from {request.local}"
             raise establishment_failed(error, doing) from error
@@ -97,7 +97,7 @@ class UDP(Transport):
             raise
         except OSError as error:
             local = request.local
-            doing = f"listen at {show(local.ip_address, local.port)}"
+            doing = f"listen at {show_address(local.ip_address, local.port)}"
             raise establishment_failed(error, doing) from error
         return UDPListeningFlow(
             asyncio.get_running_loop(),

@@ -1,0 +1,202 @@
+"""IP addresses of Endpoints, and the socket module's: for transports that run over IP."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from typing import TYPE_CHECKING, Any, Final
+
+from taps_core.model.endpoints import LocalEndpoint, RemoteEndpoint
+from taps_core.model.errors import EstablishmentError, Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeAlias
+
+__all__ = [
+    "SocketAddress",
+    "address_family",
+    "bind_socket",
+    "open_bound_socket",
+    "show_address",
+    "socket_address",
+    "socket_local_endpoint",
+    "socket_remote_endpoint",
+]
+
+#: What ``connect`` and ``bind`` of an IP socket take.
+SocketAddress: TypeAlias = "tuple[str, int] | tuple[str, int, int, int]"
+
+_MAPPED: Final = "::ffff:"
+#: Compiled out; switched off by sysctl; no such address on any interface.
+_NO_IPV6: Final = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
+
+
+def address_family(address: str) -> socket.AddressFamily:
+    """The address family of a numeric address."""
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+def socket_address(address: str, port: int, interface: str | None) -> SocketAddress:
+    """What ``connect`` and ``bind`` take.
+
+    Args:
+        address: Numeric.
+        port: 0 where the system is to choose.
+        interface: Name or index of the zone; only IPv6 has zones.
+
+    Raises:
+        EstablishmentError: There is no such interface.
+    """
+    if ":" not in address:
+        return (address, port)
+    return (address, port, 0, 0 if interface is None else interface_index(interface))
+
+
+def interface_index(interface: str) -> int:
+    """The index of an interface given by name, or by index.
+
+    Raises:
+        EstablishmentError: There is no such interface.
+    """
+    if interface.isdigit():
+        return int(interface)
+    try:
+        return socket.if_nametoindex(interface)
+    except OSError as error:
+        raise EstablishmentError(
+            f"there is no network interface {interface!r}",
+            reason=Reason.INVALID_CONFIGURATION,
+            detail="ENODEV",
+        ) from error
+
+
+def bind_socket(sock: socket.socket, local: LocalEndpoint, family: socket.AddressFamily) -> None:
+    """Bind to what ``local`` names: interface, address, port.
+
+    Args:
+        sock: Not bound yet.
+        local: The interface is a hard binding (RFC 9622, section 6.1.2). Without
+            an address or a port the system chooses.
+        family: That of the socket.
+
+    Raises:
+        EstablishmentError: The address is of another family, there is no such
+            interface, or this platform cannot bind to one.
+        OSError: The system refused.
+    """
+    address = local.ip_address
+    if address is not None and address_family(address) != family:
+        raise EstablishmentError(
+            f"the local address {address} is not of the peer's address family",
+            reason=Reason.INVALID_CONFIGURATION,
+            detail="EAFNOSUPPORT",
+        )
+    if local.interface is not None:
+        _bind_to_interface(sock, local.interface)
+    if address is not None or local.port:
+        sock.bind(socket_address(address or _wildcard(family), local.port or 0, local.interface))
+
+
+def _bind_to_interface(sock: socket.socket, interface: str) -> None:
+    # Fails with ENODEV before the more puzzling EINVAL of some systems.
+    index = interface_index(interface)
+    device = getattr(socket, "SO_BINDTODEVICE", None)
+    if device is None:
+        raise EstablishmentError(
+            f"cannot bind to interface {interface}: not on this platform; "
+            "give a local address instead",
+            reason=Reason.INVALID_CONFIGURATION,
+        )
+    name = socket.if_indextoname(index)
+    sock.setsockopt(socket.SOL_SOCKET, device, name.encode() + b"\0")
+
+
+def _wildcard(family: int) -> str:
+    return "::" if family == socket.AF_INET6 else "0.0.0.0"
+
+
+def open_bound_socket(
+    local: LocalEndpoint,
+    kind: socket.SocketKind,
+    protocol: int,
+    prepare: Callable[[socket.socket], None],
+) -> socket.socket:
+    """A bound, non-blocking socket, to listen with.
+
+    Without an address: IPv6 and IPv4 on one port (dual-stack), or IPv4 alone
+    where this machine has no IPv6.
+
+    Args:
+        local: Where. Without a port the system chooses one.
+        kind: ``SOCK_STREAM``, …
+        protocol: As ``socket.socket`` takes it.
+        prepare: Sets options before the socket is bound.
+
+    Raises:
+        EstablishmentError, OSError: It cannot be opened.
+    """
+    address = local.ip_address
+    if address is not None:
+        return _open(local, address_family(address), kind, protocol, prepare)
+    try:
+        return _open(local, socket.AF_INET6, kind, protocol, prepare)
+    except OSError as error:
+        if error.errno not in _NO_IPV6:
+            raise
+    return _open(local, socket.AF_INET, kind, protocol, prepare)
+
+
+def _open(
+    local: LocalEndpoint,
+    family: socket.AddressFamily,
+    kind: socket.SocketKind,
+    protocol: int,
+    prepare: Callable[[socket.socket], None],
+) -> socket.socket:
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setblocking(False)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, local.ip_address is not None)
+        prepare(sock)
+        bind_socket(sock, local, family)
+        if not sock.getsockname()[1]:
+            # Neither an address nor a port was named.
+            sock.bind((_wildcard(family), 0))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def show_address(address: str | None, port: int | None) -> str:
+    """``192.0.2.1:80`` or ``[2001:db8::1]:80``, for sentences."""
+    host = f"[{address}]" if address and ":" in address else address or "*"
+    return f"{host}:{port or 0}"
+
+
+def socket_local_endpoint(address: Any) -> LocalEndpoint:
+    """The Endpoint for a result of ``getsockname``."""
+    host, port, interface = _parts(address)
+    return LocalEndpoint(ip_address=host, port=port, interface=interface)
+
+
+def socket_remote_endpoint(address: Any) -> RemoteEndpoint:
+    """The Endpoint for a result of ``getpeername``, ``accept`` or ``recvfrom``."""
+    host, port, interface = _parts(address)
+    return RemoteEndpoint(ip_address=host, port=port, interface=interface)
+
+
+def _parts(address: Any) -> tuple[str, int, str | None]:
+    # Some event loops and systems put the zone into the address: "fe80::1%eth0".
+    host, _, zone = address[0].partition("%")
+    if host.startswith(_MAPPED) and "." in host:
+        # An IPv4 peer of a dual-stack socket is an IPv4 peer to everybody above.
+        return host.removeprefix(_MAPPED), address[1], None
+    if not zone and len(address) == 4 and address[3]:
+        try:
+            zone = socket.if_indextoname(address[3])
+        except OSError:  # the interface has gone in the meantime
+            zone = str(address[3])
+    return host, address[1], zone or None
