@@ -371,6 +371,8 @@ def check_endpoints(
             raise _contradiction(
                 "to listen to a multicast group, direction must be 'Unidirectional receive'"
             )
+        if endpoint.port in (None, 0) and endpoint.service is None:
+            raise _contradiction("to receive from a multicast group, a port is needed")
         if role == "rendezvous" and endpoint.multicast_source is not None:
             raise _contradiction("a source-specific multicast group takes no Rendezvous")
     if (

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from taps_core.model.endpoints import LocalEndpoint
     from taps_core.model.flow import Flow
-    from taps_core.model.layers import ListeningFlow
+    from taps_core.model.layers import ListeningFlow, Transport
     from taps_core.planning.stacks import Stack
     from taps_core.runtime.blueprint import Blueprint
 
@@ -34,8 +34,9 @@ class Doors:
     """The open doors of one Listener.
 
     The top-ranked stack must open, on at least one address of every Local
-    Endpoint that it can use; each other transport opens if it can. Endpoints
-    without a port get one and the same number.
+    Endpoint that it can use; each other transport opens if it can. One that few peers
+    speak opens where it comes first, or where an Endpoint is for it: no port is open
+    that nobody asked for. Endpoints without a port get one and the same number.
 
     Args:
         blueprint: What is wanted.
@@ -72,6 +73,8 @@ class Doors:
                 if transport in opened:
                     # One door per transport: its best stack answers.
                     continue
+                if opened and not self._is_asked_for(place.stack.transport):
+                    continue
                 try:
                     self._open += await self._open_stack(place.stack)
                     opened.add(transport)
@@ -84,6 +87,11 @@ class Doors:
             raise
         if self._paused:
             self.pause()
+
+    def _is_asked_for(self, transport: Transport) -> bool:
+        return transport.deployable or any(
+            endpoint.protocol == transport.name for endpoint in self._blueprint.local
+        )
 
     async def _open_stack(self, stack: Stack) -> list[tuple[ListeningFlow, LocalEndpoint]]:
         wanted = await self._addresses(stack)
@@ -219,6 +227,10 @@ class Doors:
         bound = door.local_endpoint
         if bound.identifiers:
             return RemoteEndpoint(identifiers=bound.identifiers)
+        if bound.multicast_group is not None:
+            return RemoteEndpoint(
+                multicast_group=bound.multicast_group, port=bound.port, interface=bound.interface
+            )
         if asked.hostname is not None:
             return RemoteEndpoint(hostname=asked.hostname, port=bound.port)
         if bound.ip_address in _WILDCARDS:

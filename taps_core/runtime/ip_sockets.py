@@ -17,7 +17,9 @@ __all__ = [
     "SocketAddress",
     "address_family",
     "bind_socket",
+    "interface_index",
     "open_bound_socket",
+    "set_hop_limit",
     "show_address",
     "socket_address",
     "socket_local_endpoint",
@@ -110,6 +112,27 @@ def _bind_to_interface(sock: socket.socket, interface: str) -> None:
         )
     name = socket.if_indextoname(index)
     sock.setsockopt(socket.SOL_SOCKET, device, name.encode() + b"\0")
+
+
+def set_hop_limit(sock: socket.socket, hop_limit: int) -> None:
+    """How many hops what is sent may go: the TTL of IPv4, the Hop Limit of IPv6.
+
+    Args:
+        sock: An IPv6 one may have IPv4 peers too, and a datagram one groups.
+        hop_limit: 0 to 255; 0 stays on this machine, which IPv4 offers for groups only.
+
+    Raises:
+        OSError: The system refused.
+    """
+    multicast = sock.type == socket.SOCK_DGRAM
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, hop_limit)
+        if multicast:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, hop_limit)
+    if multicast:
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, hop_limit)
+    if hop_limit or not multicast:
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, hop_limit)
 
 
 def _wildcard(family: int) -> str:

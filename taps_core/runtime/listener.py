@@ -99,6 +99,8 @@ class Listener:
         self._served = self._runtime.team()
         self._live = 0
         self._filter: frozenset[tuple[str | None, int | None]] = frozenset()
+        #: By Local Endpoint: of each multicast group, the Connections with its senders.
+        self._multicast: dict[LocalEndpoint, Group] = {}
         self._listening: asyncio.Future[None] = self._loop.create_future()
         self._gone: asyncio.Future[None] = self._loop.create_future()
         self._opening: asyncio.Task[None] | None = None
@@ -206,15 +208,31 @@ class Listener:
             and self._arrivals.untold < MAX_WAITING
         ):
             flow, stack = self._waiting.popleft()
+            group = self._group_for(flow)
+            if group is None:
+                flow.abort()
+                continue
             self._limit -= 1
             self._live += 1
-            connection: Connection[Any] = Connection(
-                self._blueprint, Group(self._blueprint.group_properties), accepted=True
-            )
+            connection: Connection[Any] = Connection(self._blueprint, group, accepted=True)
             connection._listener = self
             connection._established(flow, stack)
             self._deliver(connection)
         self._consider_resume()
+
+    def _group_for(self, flow: Flow) -> Group | None:
+        """The group that a Connection begins in, or ``None`` if it has no room.
+
+        Of a multicast group each sender is a Connection, and they are one group (RFC 9622,
+        section 6.1.1).
+        """
+        local = flow.local_endpoint
+        if local is None or local.multicast_group is None:
+            return Group(self._blueprint.group_properties)
+        group = self._multicast.get(local)
+        if group is None or not group.members:
+            group = self._multicast[local] = Group(self._blueprint.group_properties)
+        return group if len(group.members) < group.properties["groupConnLimit"] else None
 
     def _deliver(self, connection: Connection[Any]) -> None:
         dispatcher = self._dispatcher

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from taps_core.model.endpoints import LocalEndpoint, RemoteEndpoint
 from taps_core.model.errors import EstablishmentError, Reason
 from taps_core.model.messages import MessageContext
-from taps_core.model.properties import TransportProperties
+from taps_core.model.properties import Direction, TransportProperties
 from taps_core.model.security import SecurityParameters
 from taps_core.runtime.blueprint import Blueprint
 from taps_core.runtime.connection import Connection
@@ -251,13 +251,17 @@ class Preconnection:
     def _blueprint(self, role: Role) -> Blueprint:
         """A copy of all this; Connections that are made alike share one."""
         runtime = self.system.runtime()
+        transport = self.transport
+        if role == "initiate" and any(each.multicast_group for each in self._remote):
+            # Whom a group consists of is not known, so nobody can be heard (section 6.1.1).
+            transport = transport.copy().set("direction", Direction.UNIDIRECTIONAL_SEND)
         last = None if self._last is None else self._last()
         if last is not None and last.is_of(
             runtime,
             role=role,
             local=self._local,
             remote=self._remote,
-            properties=self.transport,
+            properties=transport,
             security=self.security,
             framers=self._framers,
         ):
@@ -267,7 +271,7 @@ class Preconnection:
             role=role,
             local=self._local,
             remote=self._remote,
-            properties=self.transport.copy(),
+            properties=transport.copy(),
             security=self.security.copy(),
             framers=self._framers,
         )

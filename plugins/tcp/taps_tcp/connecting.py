@@ -127,7 +127,7 @@ def _shared(request: ConnectRequest, family: socket.AddressFamily) -> socket.soc
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        configure(sock, request.properties)
+        configure(sock, request.properties, hop_limit=request.remote.hop_limit)
         bind_socket(sock, request.local, family)
     except BaseException:
         sock.close()

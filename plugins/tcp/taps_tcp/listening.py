@@ -29,7 +29,7 @@ def open_listening_socket(request: ListenRequest) -> socket.socket:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # Inherited by what is accepted: no call per connection, and already the
         # SYN-ACK carries the DSCP.
-        configure(sock, request.properties)
+        configure(sock, request.properties, hop_limit=request.local.hop_limit)
 
     # The protocol number lets asyncio see that it is TCP, and switch Nagle off.
     sock = open_bound_socket(request.local, socket.SOCK_STREAM, socket.IPPROTO_TCP, prepare)

@@ -32,7 +32,15 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
-from taps_core.plugin import DSCP, CapacityProfile, Kind, Preference, Property, ValueType
+from taps_core.plugin import (
+    DSCP,
+    CapacityProfile,
+    Kind,
+    Preference,
+    Property,
+    ValueType,
+    set_hop_limit,
+)
 
 __all__ = [
     "DISABLED_EXPLICITLY",
@@ -239,7 +247,7 @@ SETTERS: Final[Mapping[str, Callable[[socket.socket, Properties], bool]]] = Mapp
 )
 
 
-def configure(sock: socket.socket, properties: Properties) -> None:
+def configure(sock: socket.socket, properties: Properties, *, hop_limit: int | None = None) -> None:
     """Set what differs from the system's defaults, before ``connect`` or ``listen``.
 
     On a listening socket it is inherited by the connections that it accepts.
@@ -247,7 +255,17 @@ def configure(sock: socket.socket, properties: Properties) -> None:
     ones never decide whether there is a Connection, and reading them back tells.
     Nagle's algorithm is not set here: event loops switch it off when they take
     the socket.
+
+    Args:
+        sock: A TCP socket.
+        properties: By canonical name.
+        hop_limit: TTL or Hop Limit of what is sent; ``None``: the system's.
+
+    Raises:
+        OSError: The hop limit cannot be set.
     """
+    if hop_limit is not None:
+        set_hop_limit(sock, hop_limit)
     if _user_timeout(properties) != math.inf:
         _try(_set_user_timeout, sock, properties)
     if _keep_alive(properties) is not None:

@@ -98,7 +98,7 @@ class TCP(Transport):
             # The protocol number lets asyncio see that it is TCP, and switch Nagle off.
             sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
             sock.setblocking(False)
-            configure(sock, request.properties)
+            configure(sock, request.properties, hop_limit=remote.hop_limit)
             if local is not None:
                 if local.port:
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-import socket
 from typing import TYPE_CHECKING, Any
 
-from taps_core.plugin import address_family, bind_socket, socket_address, socket_local_endpoint
+from taps_core.plugin import (
+    PropertyError,
+    address_family,
+    bind_socket,
+    socket_address,
+    socket_local_endpoint,
+)
 from taps_udp.flow import UDPFlow
+from taps_udp.lite import demand_coverage, open_socket
+from taps_udp.multicast import send_through
 from taps_udp.options import configure, path_mtu
 from taps_udp.port import Port
 
@@ -20,22 +27,34 @@ __all__ = ["open_flow"]
 
 
 def open_flow(
-    loop: asyncio.AbstractEventLoop, request: ConnectRequest, address: str, port: int
+    loop: asyncio.AbstractEventLoop,
+    request: ConnectRequest,
+    address: str,
+    port: int,
+    protocol: int,
 ) -> UDPFlow:
     """A flow to ``address``. Nothing is sent: the system chooses a path.
+
+    Args:
+        loop: Where it runs.
+        request: What was asked for.
+        address: Of the peer, or a group's: then nothing can be received.
+        port: Of the peer.
+        protocol: Number of UDP or of UDP-Lite.
 
     Raises:
         EstablishmentError, OSError: There is none.
     """
     family = address_family(address)
-    sock = socket.socket(family, socket.SOCK_DGRAM)
+    remote, local = request.remote, request.local
+    sock = open_socket(family, protocol)
     try:
-        sock.setblocking(False)
-        configure(sock, request.properties, any_address=False)
-        if request.local is not None:
-            bind_socket(sock, request.local, family)
-        sock.connect(socket_address(address, port, request.remote.interface))
-        local = socket_local_endpoint(sock.getsockname())
+        configure(sock, request.properties, hop_limit=remote.hop_limit)
+        if remote.multicast_group is not None:
+            send_through(sock, remote.interface, local)
+        if local is not None:
+            bind_socket(sock, local, family)
+        sock.connect(socket_address(address, port, remote.interface))
         ours = ConnectedPort(loop, sock)
     except BaseException:
         sock.close()
@@ -43,8 +62,8 @@ def open_flow(
     ours.flow = UDPFlow(
         ours,
         request.properties,
-        local=local,
-        remote=request.remote,
+        local=socket_local_endpoint(sock.getsockname()),
+        remote=remote,
         address=None,
         family=family,
         path_limit=lambda flow: path_mtu(sock, flow.family),
@@ -63,6 +82,13 @@ class ConnectedPort(Port):
             self.unwatch()
         else:
             self.watch()
+
+    def demand_coverage(self, flow: UDPFlow, length: float) -> None:
+        """The socket is the flow's alone."""
+        try:
+            demand_coverage(self.sock, length)
+        except OSError as error:
+            raise PropertyError(f"recvChecksumLen: {error.strerror}") from error
 
     def forget(self, flow: UDPFlow) -> None:
         """Close the socket."""

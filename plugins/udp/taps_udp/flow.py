@@ -7,6 +7,7 @@ fails; no error of the network ends it. Those come up as SoftErrors.
 
 from __future__ import annotations
 
+import math
 import socket
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,11 +16,13 @@ from taps_core.plugin import (
     ConnectionError,
     Flow,
     Preference,
+    PropertyError,
     Push,
     Reason,
     receiver_failed,
 )
 from taps_udp.errors import nothing_more, too_long
+from taps_udp.lite import UDPLITE, coverage_item, least_coverage, may_be_partial
 from taps_udp.options import MOST, SAFE, traffic_class, traffic_class_item
 
 if TYPE_CHECKING:
@@ -71,12 +74,16 @@ class UDPFlow(Flow):
     __slots__ = (
         "_above",
         "_closing",
+        "_covered",
         "_error",
         "_full",
         "_gathered",
         "_held",
         "_held_size",
         "_limit",
+        "_lite",
+        "_may_receive_partial",
+        "_may_send_partial",
         "_over",
         "_own",
         "_partial",
@@ -124,6 +131,10 @@ class UDPFlow(Flow):
         self.control = control
         self._path_limit = path_limit
         self._profile = properties.get("connCapacityProfile", CapacityProfile.DEFAULT)
+        self._lite = port.sock.proto == UDPLITE
+        self._may_send_partial = self._lite and may_be_partial(properties, "fullChecksumSend")
+        self._may_receive_partial = self._lite and may_be_partial(properties, "fullChecksumRecv")
+        self._covered: float | None = least_coverage(properties) if self._lite else None
         wanted = properties.get("softErrorNotify", Preference.NO_PREFERENCE)
         self._soft_errors = wanted.value >= 0
         #: Up to this length nobody need be asked.
@@ -176,14 +187,22 @@ class UDPFlow(Flow):
                 return
             whole = b"".join(partial)
             partial.clear()
-        profile = record.properties.get("msgCapacityProfile") if record is not None else None
-        if profile is None or profile is self._profile:
+        special = () if record is None else self._special(record.properties)
+        if special:
+            # It goes with a call of its own, in its turn.
+            self.flush()
+            self._carry([whole], (*self.control, *special))
+        else:
             gathered.append(whole)
-            return
-        # With a traffic class of its own it goes with a call of its own, in its turn.
-        self.flush()
-        item = traffic_class_item(self.family, traffic_class(profile))
-        self._carry([whole], (*self.control, item))
+
+    def _special(self, properties: Mapping[str, Any]) -> tuple[Control, ...]:
+        """Ancillary data of a datagram that goes otherwise than the usual ones."""
+        profile = properties.get("msgCapacityProfile", self._profile)
+        covered = coverage_item(properties.get("msgChecksumLen", math.inf))
+        if profile is self._profile:
+            return (*self._own, *covered) if covered and self._may_send_partial else ()
+        own = traffic_class_item(self.family, traffic_class(profile))
+        return (own, *covered) if self._may_send_partial else (own,)
 
     def write_through(self, data: Data, /) -> None:
         """Send a lone Message at once."""
@@ -261,7 +280,19 @@ class UDPFlow(Flow):
     # -- down: properties
 
     def apply(self, property: str, value: Any, /) -> bool:  # noqa: A002  # RFC 9622's word
-        """Let ``connCapacityProfile`` take effect: the DSCP of what is sent from now on."""
+        """Let ``connCapacityProfile`` take effect: the DSCP of what is sent from now on.
+
+        Of UDP-Lite ``recvChecksumLen``, too.
+
+        Raises:
+            PropertyError: The socket is a Listener's, or full coverage is required.
+        """
+        if property == "recvChecksumLen" and self._lite and not self._over:
+            if value != math.inf and not self._may_receive_partial:
+                raise PropertyError(f"{property}: fullChecksumRecv is required")
+            self._port.demand_coverage(self, value)
+            self._covered = value
+            return True
         if property != "connCapacityProfile" or self._over:
             return False
         self.flush()
@@ -278,6 +309,8 @@ class UDPFlow(Flow):
             return MOST[socket.AddressFamily(self.family)]
         if property == "connCapacityProfile":
             return self._profile
+        if property == "recvChecksumLen":
+            return self._covered
         if property == "_taps.undelivered":
             return self.queued + sum(map(len, self._gathered or ()))
         return None

@@ -22,6 +22,8 @@ from taps_core.plugin import (
 )
 from taps_udp.errors import evicted, expired
 from taps_udp.flow import HELD, OVERHEAD, UDPFlow
+from taps_udp.lite import UDPLITE, LiteSocket
+from taps_udp.multicast import join
 from taps_udp.options import answer_from, configure, path_mtu, source_address
 from taps_udp.port import Port
 
@@ -37,19 +39,37 @@ __all__ = ["UDPListeningFlow", "open_listening_socket"]
 _ANY: Final = (None, "::", "0.0.0.0")
 
 
-def open_listening_socket(request: ListenRequest) -> socket.socket:
-    """A bound, non-blocking socket for ``request``.
+def open_listening_socket(request: ListenRequest, protocol: int) -> socket.socket:
+    """A bound, non-blocking socket for ``request``; at a group it has joined it.
+
+    Args:
+        request: What was asked for.
+        protocol: Number of UDP or of UDP-Lite.
 
     Raises:
         EstablishmentError, OSError: It cannot be opened.
     """
+    local, group = request.local, request.local.multicast_group
 
     def prepare(sock: socket.socket) -> None:
-        any_address = request.local.ip_address in _ANY
-        configure(sock, request.properties, any_address=any_address)
+        if group is not None:
+            # Without a group a second socket could then take the port over.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        any_address = group is None and local.ip_address in _ANY
+        configure(sock, request.properties, any_address=any_address, hop_limit=local.hop_limit)
 
-    # No SO_REUSEADDR: with UDP a second socket could then take the port over.
-    return open_bound_socket(request.local, socket.SOCK_DGRAM, socket.IPPROTO_UDP, prepare)
+    # Bound to the group, it gets nothing but what is sent there.
+    where = local if group is None else local.with_ip_address(group)
+    sock = open_bound_socket(where, socket.SOCK_DGRAM, protocol, prepare)
+    if protocol == UDPLITE:
+        sock = LiteSocket(sock.family, sock.detach())
+    if group is not None:
+        try:
+            join(sock, local)
+        except BaseException:
+            sock.close()
+            raise
+    return sock
 
 
 class UDPListeningFlow(Port, ListeningFlow):
@@ -79,11 +99,15 @@ class UDPListeningFlow(Port, ListeningFlow):
         self._request = request
         self._most_unanswered = most_unanswered
         self._idle = idle
-        local = socket_local_endpoint(sock.getsockname())
-        if request.local.interface is not None:
-            local = local.with_interface(request.local.interface)
+        asked = request.local
+        if asked.multicast_group is not None:
+            local = asked
+        else:
+            local = socket_local_endpoint(sock.getsockname())
+            if asked.interface is not None:
+                local = local.with_interface(asked.interface)
         self._local = local
-        self._several = request.local.ip_address in _ANY
+        self._several = asked.multicast_group is None and asked.ip_address in _ANY
         #: By the remote's address and, where the socket has several, what stands for ours.
         self._flows: dict[Any, UDPFlow] = {}
         #: To which nothing was sent yet, the oldest first.

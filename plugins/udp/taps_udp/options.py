@@ -13,7 +13,8 @@ import struct
 import sys
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from taps_core.plugin import DSCP, CapacityProfile
+from taps_core.plugin import DSCP, CapacityProfile, set_hop_limit
+from taps_udp.lite import UDPLITE, demand_coverage, least_coverage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -76,7 +77,13 @@ _HEADERS: Final = {socket.AF_INET: 28, socket.AF_INET6: 48}
 _MTU: Final = {socket.AF_INET: (_IP, 14), socket.AF_INET6: (_IPV6, 24)}
 
 
-def configure(sock: socket.socket, properties: Mapping[str, Any], *, any_address: bool) -> None:
+def configure(
+    sock: socket.socket,
+    properties: Mapping[str, Any],
+    *,
+    any_address: bool = False,
+    hop_limit: int | None = None,
+) -> None:
     """Set what every socket of ours has, before ``bind`` and ``connect``.
 
     An option that this system refuses is left: properties beyond the selection
@@ -87,6 +94,10 @@ def configure(sock: socket.socket, properties: Mapping[str, Any], *, any_address
         properties: By canonical name.
         any_address: Whether it will be bound to all addresses, so that each
             datagram has to tell to which one it came.
+        hop_limit: Of what is sent; ``None``: the system's.
+
+    Raises:
+        OSError: The hop limit, or the checksum coverage of UDP-Lite, cannot be set.
     """
     six = sock.family == socket.AF_INET6
     if LINUX:
@@ -102,6 +113,10 @@ def configure(sock: socket.socket, properties: Mapping[str, Any], *, any_address
         for level, name in (_TCLASS, _TOS) if six else (_TOS,):
             with contextlib.suppress(OSError):
                 sock.setsockopt(level, name, value)
+    if hop_limit is not None:
+        set_hop_limit(sock, hop_limit)
+    if sock.proto == UDPLITE:
+        demand_coverage(sock, least_coverage(properties))
 
 
 def traffic_class(profile: CapacityProfile) -> int:

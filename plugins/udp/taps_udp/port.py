@@ -13,17 +13,17 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import socket
 import struct
 from abc import ABC, abstractmethod
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
-from taps_core.plugin import Ecn, MessageContext, SoftError
+from taps_core.plugin import Ecn, MessageContext, PropertyError, SoftError
 from taps_udp.errors import lost, read_report
 from taps_udp.options import ANCILLARY, GRO, LINUX, NO_NEWS, SEGMENT, ecn_and_segment
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Sequence
 
     from taps_core.plugin import PartTuple
@@ -68,8 +68,9 @@ class Port(ABC):
         self.sock = sock
         #: What the kernel had no room for: the flow, its datagrams, ancillary data.
         self._waiting: deque[tuple[UDPFlow, list[bytes], Sequence[Control]]] = deque()
-        self._segments = LINUX
-        self._joined = not LINUX  # whether UDP_GRO is on, or cannot be
+        plain = LINUX and sock.proto == socket.IPPROTO_UDP
+        self._segments = plain
+        self._joined = not plain  # whether UDP_GRO is on, or cannot be
         self._bursts = 0
         self._alone = 0
         self._usual = NO_NEWS[sock.family]
@@ -123,6 +124,16 @@ class Port(ABC):
 
     def hold(self, flow: UDPFlow, on: bool) -> None:  # noqa: B027  # siblings never stop
         """A flow wants nothing for now, or wants it again."""
+
+    def demand_coverage(self, flow: UDPFlow, length: float) -> None:
+        """Let the checksum of what is delivered to ``flow`` cover at least so many bytes.
+
+        Raises:
+            PropertyError: The socket is not the flow's alone, or the system refused.
+        """
+        raise PropertyError(
+            "recvChecksumLen: all Connections of a Listener share its socket; set it before"
+        )
 
     @abstractmethod
     def forget(self, flow: UDPFlow) -> None:

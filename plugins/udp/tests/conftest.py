@@ -61,10 +61,12 @@ class Bench:
 
         run(whole, loop=self.loop)
 
-    def peer(self, address: str = "127.0.0.1", port: int = 0) -> socket.socket:
+    def peer(
+        self, address: str = "127.0.0.1", port: int = 0, *, protocol: int = 0
+    ) -> socket.socket:
         """A plain, bound, non-blocking socket."""
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        sock = socket.socket(family, socket.SOCK_DGRAM)
+        sock = socket.socket(family, socket.SOCK_DGRAM, protocol)
         self._sockets.append(sock)
         sock.setblocking(False)
         sock.bind((address, port))

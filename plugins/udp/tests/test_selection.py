@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 
 import pytest
 
@@ -12,6 +13,8 @@ import taps_udp
 from taps_core.testing import run
 
 PLAIN = taps.SecurityParameters.disabled()
+LITE = taps_udp.UDPLite().availability().available
+needs_lite = pytest.mark.skipif(not LITE, reason="the kernel has no UDP-Lite")
 LOOPS = pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 
 
@@ -35,7 +38,42 @@ def names(selection):
 
 @pytest.mark.parametrize("role", ["initiate", "listen"])
 def test_datagrams_are_udp(role):
-    assert names(select(taps.TransportProperties.unreliable_datagram(), role)) == ["UDP"]
+    selection = select(taps.TransportProperties.unreliable_datagram(), role)
+    assert next(iter(selection)).stack.name == "UDP"
+
+
+def test_what_few_peers_speak_goes_behind_udp_and_is_not_listened_on():
+    datagrams = taps.TransportProperties.unreliable_datagram()
+    if LITE:
+        assert names(select(datagrams)) == ["UDP", "UDP-Lite"]
+
+    async def main():
+        there = taps.Preconnection(
+            local="127.0.0.1:0", transport=datagrams, security=PLAIN, system=system()
+        )
+        async with there.listen() as listener:
+            assert [attempt.what.split()[0] for attempt in listener.report] == ["UDP"]
+
+    run(main)
+
+
+@needs_lite
+@pytest.mark.parametrize("name", ["fullChecksumSend", "fullChecksumRecv"])
+def test_whoever_does_not_want_full_checksums_is_given_udp_lite(name):
+    avoiding = taps.TransportProperties.unreliable_datagram().avoid(name)
+    assert names(select(avoiding)) == ["UDP-Lite", "UDP"]
+    prohibiting = taps.TransportProperties.unreliable_datagram().prohibit(name)
+    assert names(select(prohibiting)) == ["UDP-Lite"]
+
+
+def test_where_the_kernel_has_no_udp_lite_it_says_so(monkeypatch):
+    def refuse(family, protocol):
+        raise OSError(errno.EPROTONOSUPPORT, "not supported")
+
+    monkeypatch.setattr("taps_udp.transport.open_socket", refuse)
+    rejected = select(taps.TransportProperties.unreliable_datagram()).rejected
+    (why,) = [str(each.reasons[0]) for each in rejected if each.stack.name == "UDP-Lite"]
+    assert why == "UDP-Lite cannot run here: the kernel has no UDP-Lite (use udp)"
 
 
 def test_udp_goes_before_tcp_where_reliability_is_only_avoided():
@@ -45,7 +83,7 @@ def test_udp_goes_before_tcp_where_reliability_is_only_avoided():
         congestion_control=taps.Preference.NO_PREFERENCE,
         safely_replayable=True,
     )
-    assert names(select(properties)) == ["UDP", "TCP"]
+    assert [name for name in names(select(properties)) if name != "UDP-Lite"] == ["UDP", "TCP"]
 
 
 @pytest.mark.parametrize("role", ["initiate", "listen"])
