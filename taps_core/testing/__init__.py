@@ -18,13 +18,16 @@ Below that, for tests of layers that need no time and no distance::
 
 :func:`run` runs a coroutine strictly and leaves nothing behind;
 :func:`no_leaks` is the part of it that fits around any block. :func:`sweep`
-cancels a coroutine at every step that it takes. pytest fixtures are in
+cancels a coroutine at every step that it takes. :class:`KernelNetwork` is a network of
+the Linux kernel's for one test, whose packets can be seen. pytest fixtures are in
 :mod:`taps_core.testing.fixtures`; nothing else here needs pytest.
 """
 
 from types import FunctionType as _FunctionType
 
 from taps_core.testing.aio import LoopName, run
+from taps_core.testing.kernel_network import Capture, KernelNetwork
+from taps_core.testing.kernel_packets import Packet, forged_datagram
 from taps_core.testing.leaks import LeakError, no_leaks
 from taps_core.testing.memory import MemoryNetwork
 from taps_core.testing.memory_connected import Chunk
@@ -51,6 +54,7 @@ from taps_core.testing.virtual_time import DeadlockError, VirtualClockLoop
 __all__ = [
     "Call",
     "Cancellation",
+    "Capture",
     "CheckedFlow",
     "Chunk",
     "Conditions",
@@ -60,6 +64,7 @@ __all__ = [
     "EventLog",
     "Fate",
     "Host",
+    "KernelNetwork",
     "LeakError",
     "LogEntry",
     "LoopName",
@@ -70,6 +75,7 @@ __all__ = [
     "MemorySecure",
     "MemoryStream",
     "MemoryTLS",
+    "Packet",
     "Path",
     "Recorder",
     "Rig",
@@ -85,6 +91,7 @@ __all__ = [
     "accept_request",
     "accidents",
     "connect_request",
+    "forged_datagram",
     "listen_request",
     "memory_transports",
     "no_leaks",

@@ -24,11 +24,15 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import os
+import shutil
+import sys
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import pytest
 
 from taps_core.testing import aio, sweeping
+from taps_core.testing.kernel_network import PROGRAMS, KernelNetwork
 from taps_core.testing.leaks import LeakError
 from taps_core.testing.memory import MemoryNetwork
 from taps_core.testing.memory_datagram import MemoryDatagram
@@ -47,6 +51,7 @@ __all__ = [
     "Run",
     "Sweep",
     "VirtualRun",
+    "kernel_network",
     "loop_name",
     "memory_network",
     "memory_transport",
@@ -118,6 +123,30 @@ def memory_network() -> Iterator[MemoryNetwork]:
 def memory_transport(request: pytest.FixtureRequest, memory_network: MemoryNetwork) -> Transport:
     """Each kind of transport in turn, on ``memory_network``."""
     return cast("Transport", request.param(memory_network))
+
+
+@pytest.fixture
+def kernel_network() -> Iterator[KernelNetwork]:
+    """A network of the Linux kernel's for this test alone; all its sockets are in it.
+
+    Without root's rights, or without the program ``nft``, the test is skipped; it fails
+    if the environment variable TAPS_REQUIRE names ``kernel-network``.
+    """
+    if sys.platform != "linux":
+        pytest.skip("network namespaces are Linux's")
+    try:
+        with KernelNetwork() as network:
+            if shutil.which("nft", path=PROGRAMS) is None:
+                _missing("kernel-network", "nft is not installed")
+            yield network
+    except PermissionError as error:
+        _missing("kernel-network", f"no network of its own without root's rights ({error})")
+
+
+def _missing(name: str, sentence: str) -> None:
+    if name in os.environ.get("TAPS_REQUIRE", "").split(","):
+        pytest.fail(f"{sentence}, and TAPS_REQUIRE demands it", pytrace=False)
+    pytest.skip(sentence)
 
 
 class VirtualRun(Protocol):
