@@ -168,7 +168,7 @@ def interleave(leaves: Sequence[Leaf], *, first: int = 6) -> list[Leaf]:
 
 
 def _family(endpoint: Endpoint) -> int | None:
-    address = endpoint.ip_address
+    address = endpoint.multicast_group or endpoint.ip_address
     if address is None:
         return None
     return 6 if ":" in address else 4

@@ -97,34 +97,58 @@ class KernelNetwork:
             "}",
             "}",
         ]
-        subprocess.run(
-            ["nft", "-f", "-"],
-            input="\n".join(lines) + "\n",
-            text=True,
-            check=True,
-            capture_output=True,
-            env={**os.environ, "PATH": PROGRAMS},
-        )
+        _run("nft", "-f", "-", text="\n".join(lines) + "\n")
 
-    def capture(self) -> Capture:
-        """See every packet from now on; a context manager, too."""
-        return Capture()
+    def ip(self, command: str) -> None:
+        """Have the program ``ip`` do something: ``network.ip("link set lo down")``.
+
+        Raises:
+            FileNotFoundError: There is no such program.
+            subprocess.CalledProcessError: It refused; its words are in ``stderr``.
+        """
+        _run("ip", *command.split())
+
+    def lay_cable(self) -> None:
+        """A cable of which this machine has both ends, ``wire`` and ``far``.
+
+        ``wire`` has the addresses 192.0.2.1, 192.0.2.2, 2001:db8::1 and 2001:db8::2, and
+        leads to all groups; ``far`` has none, and shows what really left.
+
+        Raises:
+            FileNotFoundError, subprocess.CalledProcessError: As :meth:`ip`.
+        """
+        for command in (
+            "link add wire type veth peer name far",
+            "link set wire up",
+            "link set far up",
+            "addr add 192.0.2.1/24 dev wire",
+            "addr add 192.0.2.2/24 dev wire",
+            "-6 addr add 2001:db8::1/64 dev wire nodad",
+            "-6 addr add 2001:db8::2/64 dev wire nodad",
+            "route add 224.0.0.0/4 dev wire",
+            "-6 route del multicast ff00::/8 dev far table local",
+        ):
+            self.ip(command)
+
+    def capture(self, interface: str = "lo") -> Capture:
+        """See every packet that arrives at ``interface`` from now on; a context manager, too."""
+        return Capture(interface)
 
 
 class Capture:
-    """What is on the wire. Ends as a context manager, or by ``close``.
+    """What arrives at an interface. Ends as a context manager, or by ``close``.
 
     Attributes:
         packets: All IP packets so far, in order.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, interface: str = "lo") -> None:
         self.packets: list[Packet] = []
         self._socket = socket.socket(
             socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ALL_PROTOCOLS)
         )
         self._socket.setblocking(False)
-        self._socket.bind(("lo", 0))
+        self._socket.bind((interface, 0))
 
     def look(self, wanted: Callable[[Packet], object] = bool) -> list[Packet]:
         """The packets so far that are ``wanted``; all if nothing is said."""
@@ -156,6 +180,17 @@ class Capture:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _run(program: str, *arguments: str, text: str = "") -> None:
+    subprocess.run(
+        [program, *arguments],
+        input=text,
+        text=True,
+        check=True,
+        capture_output=True,
+        env={**os.environ, "PATH": PROGRAMS},
+    )
 
 
 def _call(name: str, *arguments: int) -> None:

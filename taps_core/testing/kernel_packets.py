@@ -40,6 +40,9 @@ class Packet(NamedTuple):
     """IPv4's DF bit. True for IPv6, where no router fragments."""
     tcp_flags: int
     """The byte of flags (FIN is 1, SYN 2, RST 4); 0 for other protocols."""
+    checksum_coverage: int
+    """Bytes of a UDP-Lite datagram that its checksum covers, header included, 0 or all of
+    them where it covers everything; 0 for other protocols."""
     payload: bytes
     """What the transport carries; what follows the IP header for unknown protocols."""
 
@@ -101,13 +104,16 @@ class Packet(NamedTuple):
         dont_fragment: bool,
         body: bytes,
     ) -> Packet:
-        ports, flags = (0, 0), 0
+        ports, flags, coverage = (0, 0), 0, 0
         if protocol == socket.IPPROTO_TCP:
             ports = _PORTS.unpack_from(body)
             flags = body[_TCP_FLAGS]
             body = body[(body[_TCP_OFFSET] >> 4) * 4 :]
         elif protocol in (socket.IPPROTO_UDP, _UDP_LITE):
             ports = _PORTS.unpack_from(body)
+            if protocol == _UDP_LITE:
+                # In place of UDP's length.
+                _, _, coverage, _ = _UDP.unpack_from(body)
             body = body[_UDP.size :]
         return cls(
             version=version,
@@ -119,6 +125,7 @@ class Packet(NamedTuple):
             hop_limit=hops,
             dont_fragment=dont_fragment,
             tcp_flags=flags,
+            checksum_coverage=coverage,
             payload=body,
         )
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import errno
-import os
-import shutil
 import socket
-import subprocess
 
 import pytest
 
@@ -305,25 +302,3 @@ def test_a_record_without_wishes_changes_nothing(udp):
         assert (await udp.recv(peer))[0] == b"hello"
 
     udp.run(main)
-
-
-def test_socat_echoes(udp):
-    if shutil.which("socat") is None:
-        if "socat" in os.environ.get("TAPS_REQUIRE", "").split(","):
-            pytest.fail("socat is not installed, and TAPS_REQUIRE demands it", pytrace=False)
-        pytest.skip("socat is not installed")
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as place:
-        place.bind(("127.0.0.1", 0))
-        port = place.getsockname()[1]
-
-    async def main():
-        end = await udp.connect(f"127.0.0.1:{port}")
-        while b"hello" not in end.recorder.messages:
-            end.send(b"hello")
-            await udp.settle()
-
-    with subprocess.Popen(["socat", f"UDP4-RECVFROM:{port},fork", "EXEC:cat"]) as echo:
-        try:
-            udp.run(main)
-        finally:
-            echo.terminate()

@@ -194,3 +194,26 @@ def test_connections_over_udp_lite(loop):
                 assert connection.properties["recvChecksumLen"] == 0
 
     run(main, loop=loop)
+
+
+@pytest.mark.parametrize(
+    ("length", "covered"),
+    [(math.inf, 108), (0, 8), (1, 9), (20, 28), (100, 108), (5000, 108)],
+)
+def test_the_coverage_is_seen_on_the_wire(kernel_network, length, covered):
+    async def main():
+        # A group, since nobody answers there who could be asked for a link-layer address.
+        remote = taps.RemoteEndpoint(multicast_group="239.255.7.8", port=7000, protocol="udp-lite")
+        properties = taps.TransportProperties.unreliable_datagram().avoid("fullChecksumSend")
+        there = taps.Preconnection(
+            remote=remote, transport=properties, security=taps.SecurityParameters.disabled()
+        )
+        with kernel_network.capture("far") as capture:
+            async with there.initiate() as connection:
+                await connection.send(bytes(100), checksum_len=length)
+                packet = await capture.packet(lambda packet: packet.protocol == PROTOCOL)
+        assert packet.destination == ("239.255.7.8", 7000)
+        assert packet.checksum_coverage == covered
+
+    kernel_network.lay_cable()
+    run(main)
