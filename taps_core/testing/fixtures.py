@@ -129,15 +129,16 @@ def memory_transport(request: pytest.FixtureRequest, memory_network: MemoryNetwo
 def kernel_network() -> Iterator[KernelNetwork]:
     """A network of the Linux kernel's for this test alone; all its sockets are in it.
 
-    Without root's rights, or without the program ``nft``, the test is skipped; it fails
+    Without root's rights, or without the programs ``nft`` and ``ip``, the test is skipped; it fails
     if the environment variable TAPS_REQUIRE names ``kernel-network``.
     """
     if sys.platform != "linux":
         pytest.skip("network namespaces are Linux's")
     try:
         with KernelNetwork() as network:
-            if shutil.which("nft", path=PROGRAMS) is None:
-                _missing("kernel-network", "nft is not installed")
+            for program in ("nft", "ip"):
+                if shutil.which(program, path=PROGRAMS) is None:
+                    _missing("kernel-network", f"{program} is not installed")
             yield network
     except PermissionError as error:
         _missing("kernel-network", f"no network of its own without root's rights ({error})")

@@ -2,8 +2,8 @@
 
 It is a network namespace without a name, with ``lo`` and nothing else: tests in it see no
 packets but their own, take no port from each other, and leave nothing behind, however they
-end. It takes root's rights (CAP_SYS_ADMIN, CAP_NET_ADMIN, CAP_NET_RAW), and the program
-``nft`` where packets are to be filtered.
+end. It takes root's rights (CAP_SYS_ADMIN, CAP_NET_ADMIN, CAP_NET_RAW), and the programs
+``nft`` and ``ip`` where packets are filtered, or there are other interfaces.
 """
 
 from __future__ import annotations
