@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from taps_core.plugin import (
@@ -14,11 +15,12 @@ from taps_core.plugin import (
 from taps_udp.flow import UDPFlow
 from taps_udp.lite import demand_coverage, open_socket
 from taps_udp.multicast import send_through
-from taps_udp.options import configure, path_mtu
-from taps_udp.port import Port
+from taps_udp.options import configure, path_mtu, wants_ecn
+from taps_udp.port import READ_SIZE, Port
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
 
     from taps_core.plugin import ConnectRequest, PartTuple
     from taps_udp.options import Control
@@ -55,7 +57,7 @@ def open_flow(
         if local is not None:
             bind_socket(sock, local, family)
         sock.connect(socket_address(address, port, remote.interface))
-        ours = ConnectedPort(loop, sock)
+        ours = ConnectedPort(loop, sock, annotated=wants_ecn(request.properties))
     except BaseException:
         sock.close()
         raise
@@ -93,6 +95,14 @@ class ConnectedPort(Port):
     def forget(self, flow: UDPFlow) -> None:
         """Close the socket."""
         self.release()
+
+    def bare_read(self) -> Callable[[], Any]:
+        """There is but one sender."""
+        return partial(self.sock.recv, READ_SIZE)
+
+    def deliver_bare(self, got: list[Any]) -> None:
+        """All of it is the flow's."""
+        self.flow.arrived([(data, None, True) for data in got])
 
     def deliver(self, arrived: list[tuple[Any, list[Control], PartTuple]]) -> None:
         """All of it is the flow's."""

@@ -23,7 +23,7 @@ from taps_core.plugin import (
 )
 from taps_udp.errors import nothing_more, too_long
 from taps_udp.lite import UDPLITE, coverage_item, least_coverage, may_be_partial
-from taps_udp.options import MOST, SAFE, traffic_class, traffic_class_item
+from taps_udp.options import LINUX, MOST, RECEIVE_ECN, SAFE, traffic_class, traffic_class_item
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -176,6 +176,12 @@ class UDPFlow(Flow):
         gathered = self._gathered
         if gathered is None:
             raise nothing_more()
+        if record is None and end_of_message and type(data) is bytes and not self._partial:
+            # The usual case.
+            if len(data) > self._limit and len(data) > self._ask_limit():
+                raise too_long(len(data), self._limit)
+            gathered.append(data)
+            return
         whole = data if isinstance(data, bytes) else b"".join(data)
         partial = self._partial
         length = len(whole) + sum(map(len, partial)) if partial else len(whole)
@@ -206,6 +212,16 @@ class UDPFlow(Flow):
 
     def write_through(self, data: Data, /) -> None:
         """Send a lone Message at once."""
+        if (
+            self._gathered == []
+            and type(data) is bytes
+            and len(data) <= self._limit
+            and not (self._partial or self._own or self.control)
+        ):
+            self._port.carry_one(self, data)
+            if self.queued:
+                self._consider_full()
+            return
         self.send(data, None, True)
         self.flush()
 
@@ -293,6 +309,9 @@ class UDPFlow(Flow):
             self._port.demand_coverage(self, value)
             self._covered = value
             return True
+        if property == RECEIVE_ECN and value and LINUX and not self._over:
+            self._port.tell_ecn()
+            return True
         if property != "connCapacityProfile" or self._over:
             return False
         self.flush()
@@ -359,6 +378,10 @@ class UDPFlow(Flow):
 
     def _carry(self, datagrams: list[bytes], control: tuple[Control, ...]) -> None:
         self._port.carry(self, datagrams, control)
+        if self.queued:
+            self._consider_full()
+
+    def _consider_full(self) -> None:
         if self.queued > FULL and not self._full:
             self._full = True
             self._port.loop.call_soon(self._tell_writable)

@@ -24,12 +24,12 @@ from taps_udp.errors import evicted, expired
 from taps_udp.flow import HELD, OVERHEAD, UDPFlow
 from taps_udp.lite import UDPLITE, LiteSocket
 from taps_udp.multicast import join
-from taps_udp.options import answer_from, configure, path_mtu, source_address
-from taps_udp.port import Port
+from taps_udp.options import answer_from, configure, path_mtu, source_address, wants_ecn
+from taps_udp.port import READ_SIZE, Port
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from taps_core.plugin import ListenRequest, LocalEndpoint, PartTuple
     from taps_udp.options import Control
@@ -118,7 +118,7 @@ class UDPListeningFlow(Port, ListeningFlow):
         self._paused = self._closed = False
         self._expiry: asyncio.TimerHandle | None = None
         self.dropped = 0
-        super().__init__(loop, sock)
+        super().__init__(loop, sock, annotated=self._several or wants_ecn(request.properties))
 
     # -- the door
 
@@ -161,6 +161,19 @@ class UDPListeningFlow(Port, ListeningFlow):
         self._unanswered.pop(flow, None)
         del self._flows[(flow.address, flow.control) if self._several else flow.address]
         self._leave()
+
+    def carry_one(self, flow: UDPFlow, datagram: bytes) -> None:
+        """Likewise."""
+        self._unanswered.pop(flow, None)
+        super().carry_one(flow, datagram)
+
+    def bare_read(self) -> Callable[[], Any]:
+        """Of whom it is matters."""
+        return partial(self.sock.recvfrom, READ_SIZE)
+
+    def deliver_bare(self, got: list[Any]) -> None:
+        """Nothing is known but the sender."""
+        self.deliver([(address, [], (data, None, True)) for data, address in got])
 
     def deliver(self, arrived: list[tuple[Any, list[Control], PartTuple]]) -> None:
         """To each flow once, with all that is its; to unknown remotes the door."""
@@ -257,7 +270,7 @@ class UDPListeningFlow(Port, ListeningFlow):
     def _reply(self, address: Any, control: Sequence[Control], data: bytes) -> None:
         """Of a door. It keeps no state, so what does not leave now is lost."""
         try:
-            self._send((data,), control, address)
+            self._send(data, control, address)
         except OSError:
             return
 

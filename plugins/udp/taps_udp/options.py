@@ -13,7 +13,7 @@ import struct
 import sys
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from taps_core.plugin import DSCP, CapacityProfile, set_hop_limit
+from taps_core.plugin import DSCP, CapacityProfile, Kind, Property, ValueType, set_hop_limit
 from taps_udp.lite import UDPLITE, demand_coverage, least_coverage
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ __all__ = [
     "LINUX",
     "MOST",
     "NO_NEWS",
+    "PROPERTIES",
+    "RECEIVE_ECN",
     "SAFE",
     "SEGMENT",
     "Control",
@@ -33,9 +35,23 @@ __all__ = [
     "ecn_and_segment",
     "path_mtu",
     "source_address",
+    "tell_ecn",
     "traffic_class",
     "traffic_class_item",
+    "wants_ecn",
 ]
+
+RECEIVE_ECN: Final = "_taps.receiveEcn"
+PROPERTIES: Final = (
+    Property(
+        RECEIVE_ECN,
+        Kind.CONNECTION,
+        ValueType.BOOLEAN,
+        False,
+        meaning="Received Messages tell the ECN field; reading them takes longer.",
+        group_shared=True,
+    ),
+)
 
 #: Ancillary data: level, type, bytes.
 Control: TypeAlias = tuple[int, int, bytes]
@@ -52,9 +68,12 @@ SEGMENT: Final = (socket.IPPROTO_UDP, 103)
 GRO: Final = (socket.IPPROTO_UDP, 104)
 
 #: Don't fragment, and refuse what is longer than the path MTU (IP_PMTUDISC_DO); queue
-#: ICMP errors; tell the TOS byte of what arrives.
-_OPTIONS: Final = ((_IP, 10, 2), (_IP, 11, 1), (_IP, 13, 1))
-_OPTIONS6: Final = ((_IPV6, 23, 2), (_IPV6, 25, 1), (_IPV6, 66, 1))
+#: ICMP errors.
+_OPTIONS: Final = ((_IP, 10, 2), (_IP, 11, 1))
+_OPTIONS6: Final = ((_IPV6, 23, 2), (_IPV6, 25, 1))
+#: Tell the TOS or Traffic Class byte of what arrives.
+_TELL_CLASS: Final = (_IP, 13, 1)
+_TELL_CLASS6: Final = (_IPV6, 66, 1)
 #: Tell the local address of what arrives.
 _LOCAL: Final = (_IP, 8, 1)
 _LOCAL6: Final = (_IPV6, 49, 1)
@@ -108,6 +127,8 @@ def configure(
         for option in options:
             with contextlib.suppress(OSError):
                 sock.setsockopt(*option)
+    if wants_ecn(properties):
+        tell_ecn(sock)
     value = traffic_class(properties.get("connCapacityProfile", CapacityProfile.DEFAULT))
     if value:
         for level, name in (_TCLASS, _TOS) if six else (_TOS,):
@@ -117,6 +138,20 @@ def configure(
         set_hop_limit(sock, hop_limit)
     if sock.proto == UDPLITE:
         demand_coverage(sock, least_coverage(properties))
+
+
+def wants_ecn(properties: Mapping[str, Any]) -> bool:
+    """Whether the ECN field of what arrives is to be told, where the system can."""
+    return LINUX and bool(properties.get(RECEIVE_ECN, False))
+
+
+def tell_ecn(sock: socket.socket) -> None:
+    """Have it come with each datagram."""
+    # Both on an IPv6 socket, as in configure.
+    options = (_TELL_CLASS6, _TELL_CLASS) if sock.family == socket.AF_INET6 else (_TELL_CLASS,)
+    for option in options:
+        with contextlib.suppress(OSError):
+            sock.setsockopt(*option)
 
 
 def traffic_class(profile: CapacityProfile) -> int:

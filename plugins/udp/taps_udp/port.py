@@ -7,6 +7,10 @@ What is sent goes to the kernel at once; what the kernel has no room for waits i
 a queue that the flows share, in order. Datagrams of one length that one flow sends
 in a row leave with one call (UDP_SEGMENT), and once reads come in bursts the
 kernel is asked to hand them up likewise (UDP_GRO).
+
+What comes along with a datagram is asked for where somebody wants it, since that makes
+a read dearer: the ECN field where ``_taps.receiveEcn`` is set, the address that it came to
+where there are several, the size of those that were joined.
 """
 
 from __future__ import annotations
@@ -17,20 +21,21 @@ import socket
 import struct
 from abc import ABC, abstractmethod
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from taps_core.plugin import Ecn, MessageContext, PropertyError, SoftError
 from taps_udp.errors import lost, read_report
-from taps_udp.options import ANCILLARY, GRO, LINUX, NO_NEWS, SEGMENT, ecn_and_segment
+from taps_udp.options import ANCILLARY, GRO, LINUX, NO_NEWS, SEGMENT, ecn_and_segment, tell_ecn
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from taps_core.plugin import PartTuple
     from taps_udp.flow import UDPFlow
     from taps_udp.options import Control
 
-__all__ = ["Port"]
+__all__ = ["READ_SIZE", "Port"]
 
 #: What one wake-up takes at most; then others have their turn.
 MOST_READS: Final = 128
@@ -39,7 +44,7 @@ MOST_BYTES: Final = 256 * 1024
 #: the price of the first: it is tried at every so-manieth of them.
 _ALONE: Final = 8
 #: A read holds any datagram, and as many as the kernel joins.
-_READ_SIZE: Final = 65535
+READ_SIZE: Final = 65535
 #: After so many wake-ups with so many datagrams each, the kernel joins them.
 _BURST: Final = 4
 _BURSTS: Final = 8
@@ -61,9 +66,12 @@ class Port(ABC):
     Args:
         loop: Where it runs.
         sock: Bound or connected, non-blocking. Belongs to the port.
+        annotated: Whether anything but the data and the sender is wanted of a datagram.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, *, annotated: bool
+    ) -> None:
         self.loop = loop
         self.sock = sock
         #: What the kernel had no room for: the flow, its datagrams, ancillary data.
@@ -73,6 +81,8 @@ class Port(ABC):
         self._joined = not plain  # whether UDP_GRO is on, or cannot be
         self._bursts = 0
         self._alone = 0
+        self._annotated = annotated
+        self._read: Callable[[], Any] = self._annotated_read() if annotated else self.bare_read()
         self._usual = NO_NEWS[sock.family]
         # Other loops (uvloop's) watch a socket no longer once it had an error.
         self._lasting = isinstance(loop, asyncio.SelectorEventLoop)
@@ -113,6 +123,16 @@ class Port(ABC):
             self._watch_room()
             flow.queued += sum(map(len, rest)) + len(rest)
 
+    def carry_one(self, flow: UDPFlow, datagram: bytes) -> None:
+        """Let a datagram leave that has nothing special to it.
+
+        Args:
+            flow: Whose it is. It has no ancillary data of its own.
+            datagram: Short enough.
+        """
+        if self._waiting or not self._send_one(flow, datagram, ()):
+            self.carry(flow, [datagram], ())
+
     def drop(self, flow: UDPFlow) -> None:
         """Forget what waits of a flow."""
         if flow.queued:
@@ -138,6 +158,19 @@ class Port(ABC):
     @abstractmethod
     def forget(self, flow: UDPFlow) -> None:
         """A flow is over."""
+
+    def tell_ecn(self) -> None:
+        """Read the ECN field of what arrives from now on."""
+        tell_ecn(self.sock)
+        self._annotate()
+
+    @abstractmethod
+    def bare_read(self) -> Callable[[], Any]:
+        """What reads a datagram and nothing about it: as ``deliver_bare`` takes them."""
+
+    @abstractmethod
+    def deliver_bare(self, got: list[Any]) -> None:
+        """Hand up what one wake-up read so."""
 
     @abstractmethod
     def deliver(self, arrived: list[tuple[Any, list[Control], PartTuple]]) -> None:
@@ -177,7 +210,8 @@ class Port(ABC):
                     return done
             else:
                 size = _SHORT.pack(len(datagrams[done]))
-                batch = datagrams[done:end]
+                # One buffer: cheaper than a list of many for the kernel to walk.
+                batch = b"".join(datagrams[done:end])
                 try:
                     self._send(batch, (*control, (*SEGMENT, size)), flow.address)
                 except BlockingIOError:
@@ -195,7 +229,7 @@ class Port(ABC):
         """Send a datagram; False if there is no room."""
         for last in (False, True):
             try:
-                self._send((datagram,), control, flow.address)
+                self._send(datagram, control, flow.address)
             except BlockingIOError:
                 return False
             except OSError as error:
@@ -206,14 +240,14 @@ class Port(ABC):
                 return True
         return True
 
-    def _send(self, buffers: Sequence[bytes], control: Sequence[Control], address: Any) -> None:
-        if control or len(buffers) > 1:
+    def _send(self, data: bytes, control: Sequence[Control], address: Any) -> None:
+        if control:
             # An address of None: where the socket is connected to.
-            self.sock.sendmsg(buffers, control, 0, address)
+            self.sock.sendmsg((data,), control, 0, address)
         elif address is None:
-            self.sock.send(buffers[0])
+            self.sock.send(data)
         else:
-            self.sock.sendto(buffers[0], address)
+            self.sock.sendto(data, address)
 
     def _writable(self) -> None:
         waiting = self._waiting
@@ -235,49 +269,74 @@ class Port(ABC):
     # -- reading
 
     def _readable(self) -> None:
-        arrived: list[tuple[Any, list[Control], PartTuple]] = []
-        reads = size = count = 0
-        failed = False
-        usual = self._usual
         alone = self._alone
         most = MOST_READS if alone < _ALONE or alone % _ALONE == 0 else 1
-        while reads < most and size < MOST_BYTES:
+        read = self._read
+        got: list[Any] = []
+        size = 0
+        failed = False
+        while most and size < MOST_BYTES:
+            most -= 1
             try:
-                data, ancillary, _, address = self.sock.recvmsg(_READ_SIZE, ANCILLARY)
+                datagram = read()
             except BlockingIOError:
                 break
             except OSError as error:
                 # Reported once; the datagrams behind it are fine.
                 failed = True
-                reads += 1
                 self._report(error)
                 continue
-            reads += 1
-            size += len(data)
+            got.append(datagram)
+            size += len(datagram if type(datagram) is bytes else datagram[0])
+        if failed or not got:
+            self._drain_reports()
+            self._watch_again()
+            if not got:
+                self._alone = alone + 1
+                return
+        arrived = self._unpack(got) if self._annotated else got
+        count = len(arrived)
+        if count == 1:
+            self._alone = alone + 1
+        else:
+            self._alone = 0
+            if count >= _BURST and not self._joined:
+                self._join()
+        if arrived is got:
+            self.deliver_bare(got)
+        else:
+            self.deliver(arrived)
+
+    def _unpack(self, got: list[Any]) -> list[tuple[Any, list[Control], PartTuple]]:
+        """What ``recvmsg`` gave, datagram by datagram."""
+        usual = self._usual
+        arrived: list[tuple[Any, list[Control], PartTuple]] = []
+        for data, ancillary, _, address in got:
             if not ancillary or ancillary == usual:
                 arrived.append((address, ancillary, (data, None, True)))
-                count += 1
                 continue
             ecn, segment = ecn_and_segment(ancillary)
             if not segment or segment >= len(data):
                 arrived.append((address, ancillary, (data, _context(ecn), True)))
-                count += 1
             else:
-                for at in range(0, len(data), segment):
-                    part = (data[at : at + segment], _context(ecn), True)
-                    arrived.append((address, ancillary, part))
-                    count += 1
-        self._alone = 0 if count > 1 else alone + 1
-        if failed or not reads:
-            self._drain_reports()
-            self._watch_again()
-        if arrived:
-            if not self._joined and count >= _BURST:
-                self._join()
-            self.deliver(arrived)
+                arrived += [
+                    (address, ancillary, (data[at : at + segment], _context(ecn), True))
+                    for at in range(0, len(data), segment)
+                ]
+        return arrived
+
+    def _annotated_read(self) -> Callable[[], Any]:
+        return partial(self.sock.recvmsg, READ_SIZE, ANCILLARY)
+
+    def _annotate(self) -> None:
+        self._annotated = True
+        self._read = self._annotated_read()
 
     def _join(self) -> None:
-        """After a few bursts: let the kernel join the datagrams of the next ones."""
+        """After a few bursts: let the kernel join the datagrams of the next ones.
+
+        It stays so: what is joined already when that is switched off comes as one.
+        """
         self._bursts += 1
         if self._bursts >= _BURSTS:
             self._joined = True
@@ -285,6 +344,7 @@ class Port(ABC):
                 self.sock.setsockopt(*GRO, 1)
             except OSError:  # a kernel before 5.0
                 return
+            self._annotate()
 
     def _watch_again(self) -> None:
         if self._lasting or not self.alive:
@@ -320,17 +380,14 @@ class Port(ABC):
 def _run(datagrams: list[bytes], start: int) -> int:
     """Where the datagrams end that leave with one call, the last perhaps shorter."""
     size = len(datagrams[start])
-    most = min(len(datagrams), start + MOST_SEGMENTS, start + MOST_SEGMENTED // max(size, 1))
-    end = start + 1
     if not size:
-        return end
-    while end < most:
-        length = len(datagrams[end])
-        if length == size:
-            end += 1
-        else:
-            return end + 1 if 0 < length < size else end
-    return end
+        return start + 1
+    most = min(len(datagrams), start + MOST_SEGMENTS, start + MOST_SEGMENTED // size)
+    lengths = list(map(len, datagrams[start:most]))
+    if lengths.count(size) == len(lengths):
+        return most
+    end = start + next(at for at, length in enumerate(lengths) if length != size)
+    return end + 1 if 0 < len(datagrams[end]) < size else end
 
 
 def _context(ecn: int) -> MessageContext | None:

@@ -21,6 +21,7 @@ from taps_core.plugin import (
 from taps_udp.connecting import open_flow
 from taps_udp.listening import UDPListeningFlow, open_listening_socket
 from taps_udp.lite import UDPLITE, open_socket
+from taps_udp.options import PROPERTIES, RECEIVE_ECN
 
 if TYPE_CHECKING:
     from taps_core.plugin import ConnectRequest, ListenRequest, LocalEndpoint
@@ -40,6 +41,7 @@ _EFFECTS: Final = MappingProxyType(
         "noFragmentation": Support.OPTIONAL,
         "noSegmentation": Support.OPTIONAL,
         "ecn": Support.OPTIONAL,
+        RECEIVE_ECN: Support.OPTIONAL,
     }
 )
 
@@ -68,6 +70,7 @@ class UDP(Transport):
         fullChecksumSend=Support.ALWAYS,
         fullChecksumRecv=Support.ALWAYS,
     ).but(effects=_EFFECTS)
+    properties = PROPERTIES
     #: The protocol number.
     protocol = socket.IPPROTO_UDP
 

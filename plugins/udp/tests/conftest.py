@@ -126,7 +126,7 @@ class CountingSocket:
 
     Attributes:
         calls: The names of the methods called, in order.
-        sizes: How many buffers each ``sendmsg`` was given.
+        sizes: How many bytes each ``sendmsg`` was given.
         refusals: Raised instead of sending, one for each call, ``None`` for none.
         full: Whether there is no room.
     """
@@ -147,7 +147,7 @@ class CountingSocket:
         return self._sock.sendto(*arguments)
 
     def sendmsg(self, buffers: Any, *arguments: Any) -> int:
-        self.sizes.append(len(buffers))
+        self.sizes.append(sum(map(len, buffers)))
         self._refuse("sendmsg")
         return self._sock.sendmsg(buffers, *arguments)
 

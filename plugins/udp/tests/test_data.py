@@ -8,6 +8,7 @@ import socket
 import pytest
 
 from taps_core.plugin import CapacityProfile, Reason, SendError, SendRecord
+from taps_udp import UDP
 
 DATAGRAMS = [b"%04d" % number for number in range(50)]
 
@@ -98,7 +99,7 @@ def test_equal_datagrams_leave_with_one_call(udp):
         received = [(await udp.recv(peer))[0] for _ in range(len(DATAGRAMS) + 2)]
         assert received == [*DATAGRAMS, b"end", b"another length"]
         assert sock.calls == ["sendmsg", "send"]
-        assert sock.sizes == [len(DATAGRAMS) + 1]
+        assert sock.sizes == [sum(map(len, DATAGRAMS)) + len(b"end")]
 
     udp.run(main)
 
@@ -113,11 +114,11 @@ def test_a_call_has_64_datagrams_and_65507_bytes_at_most(udp):
         end.send(*[b"small"] * 65)
         for _ in range(65):
             assert (await udp.recv(peer))[0] == b"small"
-        assert sock.sizes == [64]
+        assert sock.sizes == [64 * len(b"small")]
         end.send(*[bytes(20000)] * 4)
         for _ in range(4):
             assert (await udp.recv(peer))[0] == bytes(20000)
-        assert sock.sizes == [64, 3]
+        assert sock.sizes == [64 * len(b"small"), 3 * 20000]
         assert sock.calls == ["sendmsg", "send", "sendmsg", "send"]
 
     udp.run(main)
@@ -274,21 +275,58 @@ def test_capacity_profiles_become_code_points(udp):
     udp.run(main)
 
 
+WITH_ECN = {"definitions": UDP().properties, "_taps.receiveEcn": True}
+WITHOUT_ECN: dict[str, object] = {}
+FAMILIES = pytest.mark.parametrize(
+    ("address", "option"), [("127.0.0.1", (0, 1)), ("::1", (41, 67))], ids=["IPv4", "IPv6"]
+)
+
+
+async def ecn_fields(end, peer, there, option):
+    """What is told of four datagrams with each value of the field."""
+    end.recorder.parts.clear()
+    for value in (0, 1, 2, 3):
+        peer.setsockopt(*option, value)
+        peer.sendto(b"%d" % value, there)
+    await end.recorder.until(lambda: len(end.recorder.parts) == 4)
+    contexts = [context for _, context, _ in end.recorder.parts]
+    return [None if context is None else context.get("ecn").value for context in contexts]
+
+
+TOLD = [None, "ECT(1)", "ECT(0)", "CE"]
+
+
 @pytest.mark.linux
-def test_the_ecn_field_comes_with_a_message(udp):
+@FAMILIES
+def test_the_ecn_field_comes_with_a_message_where_it_is_wanted(udp, address, option):
     async def main():
-        for address, option in (("127.0.0.1", (0, 1)), ("::1", (41, 67))):
-            peer = udp.peer(address)
-            end = await udp.connect(peer)
+        peer = udp.peer(address)
+        for properties, told in [(WITH_ECN, TOLD), (WITHOUT_ECN, [None] * 4)]:
+            end = await udp.connect(peer, **properties)
             end.send(b"hello")
             _, there = await udp.recv(peer)
-            for value in (0, 1, 2, 3):
-                peer.setsockopt(*option, value)
-                peer.sendto(b"%d" % value, there)
-            await end.recorder.until(lambda end=end: len(end.recorder.parts) == 4)
-            contexts = [context for _, context, _ in end.recorder.parts]
-            assert contexts[0] is None
-            assert [each.get("ecn").value for each in contexts[1:]] == ["ECT(1)", "ECT(0)", "CE"]
+            assert await ecn_fields(end, peer, there, option) == told
+            assert end.flow.apply("_taps.receiveEcn", True)
+            assert await ecn_fields(end, peer, there, option) == TOLD
+
+    udp.run(main)
+
+
+@pytest.mark.linux
+@FAMILIES
+def test_the_ecn_field_comes_with_the_messages_of_a_listener(udp, address, option):
+    async def main():
+        host = f"[{address}]" if ":" in address else address
+        for where in (f"{host}:0", ":0"):
+            peer = udp.peer(address)
+            ends = []
+            listener = await udp.listen(
+                lambda flow, _, ends=ends: ends.append(udp.adopt(flow)), where, **WITH_ECN
+            )
+            there = (address, listener.local_endpoint.port)
+            peer.sendto(b"hello", there)
+            await udp.until(lambda ends=ends: ends and ends[0].recorder.parts)
+            assert await ecn_fields(ends[0], peer, there, option) == TOLD
 
     udp.run(main)
 
