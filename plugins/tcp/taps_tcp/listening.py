@@ -6,11 +6,12 @@ import socket
 from typing import TYPE_CHECKING, Any, Final
 
 from taps_core.plugin import StreamListener, open_bound_socket, socket_local_endpoint
-from taps_tcp.flow import TCPFlow
 from taps_tcp.options import configure
+from taps_tcp.watching import flow_for
 
 if TYPE_CHECKING:
     from taps_core.plugin import ListenRequest
+    from taps_tcp.flow import TCPFlow
 
 __all__ = ["TCPListeningFlow", "open_listening_socket"]
 
@@ -52,4 +53,4 @@ class TCPListeningFlow(StreamListener):
 
     def flow(self, sock: socket.socket, address: Any) -> TCPFlow:
         """One accepted connection."""
-        return TCPFlow(sock, self.request.properties, address=address)
+        return flow_for(sock, self.request.properties, address=address)

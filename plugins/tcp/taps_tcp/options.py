@@ -44,6 +44,7 @@ from taps_core.plugin import (
 
 __all__ = [
     "DISABLED_EXPLICITLY",
+    "EXCESSIVE_RETRANSMISSIONS",
     "PROPERTIES",
     "SETTERS",
     "configure",
@@ -60,6 +61,18 @@ DISABLED_EXPLICITLY: Final = None
 
 #: RFC 9293, section 3.8.3, in seconds.
 _TCP_DEFAULT_USER_TIMEOUT: Final = 300
+
+EXCESSIVE_RETRANSMISSIONS: Final = Property(
+    "_taps.excessiveRetransmissions",
+    Kind.CONNECTION,
+    ValueType.INTEGER,
+    # R1 of RFC 9293, section 3.8.3: where delivery has become doubtful.
+    3,
+    meaning="With softErrorNotify: a SoftError when so many retransmissions in a row do not help.",
+    minimum=1,
+    special="Disabled",
+    group_shared=True,
+)
 
 PROPERTIES: Final = (
     Property(
@@ -99,6 +112,7 @@ PROPERTIES: Final = (
         minimum=0,
         read_only=True,
     ),
+    EXCESSIVE_RETRANSMISSIONS,
 )
 
 _LINUX: Final = sys.platform == "linux"
@@ -126,14 +140,15 @@ def _keep_idle_option() -> int | None:
 
 
 def missing() -> frozenset[str]:
-    """The Connection Properties that this platform has no option for."""
+    """The Connection Properties that this platform has no option for; and softErrorNotify."""
     names: set[str] = set()
     if _user_timeout_option() is None:
         names |= {"connTimeout", "tcp.userTimeoutValue", "tcp.userTimeoutEnabled"}
     if _keep_idle_option() is None:
         names.add("keepAliveTimeout")
     if not _LINUX:
-        names.add("maxSendRate")
+        # Other systems show no soft error at a socket, and Python no TCP_INFO of theirs.
+        names |= {"maxSendRate", "softErrorNotify", EXCESSIVE_RETRANSMISSIONS.name}
     return frozenset(names)
 
 

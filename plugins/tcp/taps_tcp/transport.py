@@ -22,12 +22,13 @@ from taps_core.plugin import (
 )
 from taps_tcp.connecting import connect_socket, meet
 from taps_tcp.errors import connect_error, listen_error
-from taps_tcp.flow import TCPFlow
 from taps_tcp.listening import TCPListeningFlow, open_listening_socket
-from taps_tcp.options import PROPERTIES, configure, missing
+from taps_tcp.options import EXCESSIVE_RETRANSMISSIONS, PROPERTIES, configure, missing
+from taps_tcp.watching import flow_for
 
 if TYPE_CHECKING:
     from taps_core.plugin import ConnectRequest, ListenRequest
+    from taps_tcp.flow import TCPFlow
 
 __all__ = ["TCP"]
 
@@ -45,6 +46,7 @@ _EFFECTS: Final = MappingProxyType(
         # No system obeys a User Timeout Option from the peer.
         "tcp.userTimeoutChangeable": Support.NEVER,
         "_taps.retransmissions": Support.OPTIONAL,
+        EXCESSIVE_RETRANSMISSIONS.name: Support.OPTIONAL,
         "final": Support.ALWAYS,
         "receivedFinal": Support.ALWAYS,
         # Path MTU discovery is the systems' default: DF is set anyway.
@@ -57,12 +59,12 @@ class TCP(Transport):
     """TCP over IPv4 and IPv6 (RFC 9293; mapping: RFC 9623, section 10.1)."""
 
     name = "tcp"
-    # zeroRttMsg and softErrorNotify are what TCP could have (Fast Open, ICMP)
-    # and this plugin does not; multipath needs the MPTCP mode.
+    # zeroRttMsg is what TCP could have (Fast Open) and this plugin does not;
+    # multipath needs the MPTCP mode.
     capabilities = Capabilities.byte_stream(
         keepAlive=Support.OPTIONAL,
         zeroRttMsg=Support.NEVER,
-        softErrorNotify=Support.NEVER,
+        softErrorNotify=Support.OPTIONAL,
         multipath=Support.NEVER,
         activeReadBeforeSend=Support.OPTIONAL,
     ).but(effects=_EFFECTS)
@@ -74,8 +76,10 @@ class TCP(Transport):
         absent = missing()
         if not absent:
             return AVAILABLE
-        effects = dict.fromkeys(absent, Support.NEVER)
-        return Availability(capabilities=self.capabilities.but(effects=effects))
+        selection = self.capabilities.support.keys()
+        support = dict.fromkeys(absent & selection, Support.NEVER)
+        effects = dict.fromkeys(absent - selection, Support.NEVER)
+        return Availability(capabilities=self.capabilities.but(support=support, effects=effects))
 
     async def connect(self, request: ConnectRequest) -> TCPFlow:
         """CONNECT.TCP: returns when the three-way handshake is done."""
@@ -92,7 +96,7 @@ class TCP(Transport):
         try:
             if request.role == "rendezvous":
                 sock = await meet(loop, request, family)
-                flow = TCPFlow(sock, request.properties, remote=remote)
+                flow = flow_for(sock, request.properties, remote=remote)
                 await loop.create_connection(lambda: flow, sock=sock)
                 return flow
             # The protocol number lets asyncio see that it is TCP, and switch Nagle off.
@@ -104,7 +108,7 @@ class TCP(Transport):
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 bind_socket(sock, local, family)
             await connect_socket(loop, sock, socket_address(address, port, remote.interface))
-            flow = TCPFlow(sock, request.properties, remote=remote)
+            flow = flow_for(sock, request.properties, remote=remote)
             await loop.create_connection(lambda: flow, sock=sock)
         except EstablishmentError:
             _release(sock)

@@ -334,6 +334,8 @@ def test_without_the_options_of_linux_setting_has_no_effect_and_says_so(tcp4, ru
         "maxSendRate",
         "tcp.userTimeoutEnabled",
         "tcp.userTimeoutValue",
+        "softErrorNotify",
+        "_taps.excessiveRetransmissions",
     }
     properties = {"connTimeout": 2, "keepAliveTimeout": 1, "maxSendRate": 8e6}
     with socket.socket() as sock:
@@ -349,6 +351,13 @@ def test_availability_tells_the_effective_table_of_this_platform(monkeypatch):
     assert found.available
     assert found.capabilities.effects["maxSendRate"] is Support.NEVER
     assert found.capabilities.effects["connTimeout"] is Support.OPTIONAL
+    assert found.capabilities.support["softErrorNotify"] is Support.OPTIONAL
+    absent = frozenset({"softErrorNotify", "_taps.excessiveRetransmissions"})
+    monkeypatch.setattr(taps_tcp.transport, "missing", lambda: absent)
+    found = TCP().availability()
+    assert found.capabilities.support["softErrorNotify"] is Support.NEVER
+    assert "softErrorNotify" not in found.capabilities.effects
+    assert found.capabilities.effects["_taps.excessiveRetransmissions"] is Support.NEVER
     monkeypatch.setattr(taps_tcp.transport, "missing", frozenset)
     assert TCP().availability() is AVAILABLE
 
@@ -370,7 +379,7 @@ def test_the_table_is_that_of_a_byte_stream_without_what_is_not_built():
         "direction",
     }
     optional = {name for name, support in table.support.items() if support is Support.OPTIONAL}
-    assert optional == {"keepAlive", "activeReadBeforeSend"}
+    assert optional == {"keepAlive", "activeReadBeforeSend", "softErrorNotify"}
 
 
 def test_the_plugin_declares_one_transport_and_its_properties():
@@ -383,4 +392,5 @@ def test_the_plugin_declares_one_transport_and_its_properties():
         "tcp.userTimeoutEnabled",
         "tcp.userTimeoutChangeable",
         "_taps.retransmissions",
+        "_taps.excessiveRetransmissions",
     ]
