@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import taps_tcp
+import taps_udp
 from taps_core.model.properties import DSCP, PROPERTIES, Kind, Property, TransportProperties
 from taps_core.planning import states
 from taps_core.testing import conformance
@@ -149,10 +150,13 @@ def properties_page() -> str:
     for kind, text in SECTIONS.items():
         parts += [text, table(row for row in PROPERTIES.values() if row.kind is kind)]
     (tcp,) = taps_tcp.taps_transports()
+    udp, *_ = taps_udp.taps_transports()
     parts += [
         "## Properties of TCP\n\nDeclared by `taps_tcp`. They apply where TCP was chosen and "
         "never affect the choice.\n",
         table(tcp.properties),
+        "## Properties of UDP\n\nDeclared by `taps_udp`, for UDP and UDP-Lite.\n",
+        table(udp.properties),
         profiles(),
         capacity_profiles(),
     ]

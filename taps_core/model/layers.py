@@ -153,6 +153,14 @@ class ListeningFlow(ABC):
     def local_endpoint(self) -> LocalEndpoint:
         """With the address and port really bound."""
 
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        """What came and was dropped for lack of room, so far: cause → how many.
+
+        The words are the transport's; what never happened is not there.
+        """
+        return {}
+
     def pause(self) -> None:  # noqa: B027  # a transport without a backlog has nothing to pause
         """Take no more inbound flows for now; let the system queue or refuse them."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from taps_core.model.endpoints import RemoteEndpoint
@@ -54,6 +55,8 @@ class Doors:
         self._paused = False
         #: Each with the Local Endpoint that the application asked for.
         self._open: list[tuple[ListeningFlow, LocalEndpoint]] = []
+        #: By those that are closed.
+        self._dropped: Counter[str] = Counter()
         #: The port that the system chose.
         self._number: int | None = None
         self.report: list[Attempt] = []
@@ -210,6 +213,7 @@ class Doors:
 
     async def close(self) -> None:
         """Stop; returns when the ports are free. Flows that came in live on."""
+        self._dropped = self.dropped
         doors, self._open = self._open, []
         await _close(door for door, _ in doors)
 
@@ -217,6 +221,14 @@ class Doors:
     def local_endpoints(self) -> tuple[LocalEndpoint, ...]:
         """With the ports really bound."""
         return tuple(door.local_endpoint for door, _ in self._open)
+
+    @property
+    def dropped(self) -> Counter[str]:
+        """What all of them dropped, by cause; until they closed."""
+        total = self._dropped.copy()
+        for door, _ in self._open:
+            total.update(door.dropped)
+        return total
 
     @property
     def remote_endpoint(self) -> RemoteEndpoint | None:

@@ -35,7 +35,7 @@ from taps_core.runtime.group import Group
 from taps_core.runtime.tasks import until_done
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Mapping
 
     from taps_core.model.endpoints import LocalEndpoint, RemoteEndpoint
     from taps_core.model.errors import Attempt
@@ -358,6 +358,18 @@ class Listener:
     def report(self) -> list[Attempt]:
         """What was opened, and what could not be, in order."""
         return self._doors.report
+
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        """What its transports dropped for lack of room while it listened: cause → how many.
+
+        Only transports without connections drop what nobody takes; of UDP's listeners
+        these are datagrams that found no room in the socket (``kernel``), of unknown
+        peers while the Listener was at its limit (``paused``), of Connections that were
+        not read (``unread``), and Connections that were never answered and made room
+        for newer ones (``displaced``). What never happened is not there.
+        """
+        return dict(self._doors.dropped)
 
     def on(self, event_type: type[Any], handler: Callable[[Any], object]) -> None:
         """Call ``handler(event)`` for each ConnectionReceived, Stopped or EstablishmentError.

@@ -7,7 +7,7 @@ import contextvars
 import random
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from taps_core.model.capabilities import Capabilities
@@ -248,9 +248,6 @@ class MemoryDatagramListener(ListeningFlow):
         request: What ``Transport.listen`` was given.
         ways: The way from one address (the first) to another.
         queue_size: Bytes that are held of unknown remotes.
-
-    Attributes:
-        dropped: Datagrams of unknown remotes that came while the queue was full.
     """
 
     def __init__(
@@ -262,7 +259,7 @@ class MemoryDatagramListener(ListeningFlow):
         ways: Callable[[Address, Address], DatagramWay],
         queue_size: int,
     ) -> None:
-        self.dropped = 0
+        self._dropped = 0
         self._loop = asyncio.get_running_loop()
         self._context = contextvars.copy_context()
         self._network = network
@@ -281,6 +278,11 @@ class MemoryDatagramListener(ListeningFlow):
     def local_endpoint(self) -> LocalEndpoint:
         """With the address and port really bound."""
         return LocalEndpoint(ip_address=self._address[0], port=self._address[1])
+
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        """Datagrams of unknown remotes that came while the queue was full: ``queue``."""
+        return {"queue": self._dropped} if self._dropped else {}
 
     def pause(self) -> None:
         """Hold datagrams of unknown remotes, up to the queue's size."""
@@ -301,7 +303,7 @@ class MemoryDatagramListener(ListeningFlow):
         """Hold a datagram of an unknown remote for the next turn, if there is room."""
         cost = len(datagram) + _OVERHEAD
         if self._held + cost > self._queue_size:
-            self.dropped += 1
+            self._dropped += 1
             self._network.dropped += 1
             return
         self._held += cost

@@ -250,6 +250,24 @@ def test_connections_told_by_events_can_be_taken_there_or_accepted(
 # ------------------------------------------------------------------- limits
 
 
+def test_it_says_what_its_transports_dropped_also_after_it_stopped(
+    run: Run, world: Any, memory_network: MemoryNetwork, turns: Any
+) -> None:
+    async def main() -> None:
+        here = world(MemoryDatagram(memory_network, queue_size=10))  # not one datagram's worth
+        async with here.listen() as listener:
+            assert listener.dropped == {}
+            clients = await clients_of(here, listener, 3)
+            for client in clients:
+                await client.send(b"x")
+            await turns()
+            assert listener.dropped == {"queue": 3}
+        assert listener.dropped == {"queue": 3}
+        abort_all(*clients)
+
+    run(main, memory_network)
+
+
 @pytest.mark.requirement("G-9622-7.2-01")
 def test_the_limit_is_a_budget(
     run: Run, world: Any, memory_network: MemoryNetwork, turns: Any

@@ -15,7 +15,7 @@ from taps_core.plugin import (
 from taps_udp.flow import UDPFlow
 from taps_udp.lite import demand_coverage, open_socket
 from taps_udp.multicast import send_through
-from taps_udp.options import configure, path_mtu, wants_ecn
+from taps_udp.options import configure, kernel_drops, path_mtu, wants_ecn
 from taps_udp.port import READ_SIZE, Port
 
 if TYPE_CHECKING:
@@ -91,6 +91,10 @@ class ConnectedPort(Port):
             demand_coverage(self.sock, length)
         except OSError as error:
             raise PropertyError(f"recvChecksumLen: {error.strerror}") from error
+
+    def overruns(self) -> int:
+        """The socket is the flow's alone."""
+        return kernel_drops(self.sock)
 
     def forget(self, flow: UDPFlow) -> None:
         """Close the socket."""

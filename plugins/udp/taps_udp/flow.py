@@ -330,6 +330,9 @@ class UDPFlow(Flow):
             return self._profile
         if property == "recvChecksumLen":
             return self._covered
+        if property == "_taps.dropped":
+            # How many the kernel dropped is not known any more when the socket is gone.
+            return None if self._over else self.dropped + self._port.overruns()
         if property == "_taps.undelivered":
             return self.queued + sum(map(len, self._gathered or ()))
         return None
@@ -395,6 +398,7 @@ class UDPFlow(Flow):
             cost = len(part[0]) + OVERHEAD
             if self._held_size + cost > HELD:
                 self.dropped += 1
+                self._port.unread()
             else:
                 self._held_size += cost
                 self._held.append(part)

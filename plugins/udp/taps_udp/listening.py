@@ -20,6 +20,7 @@ from taps_core.plugin import (
     socket_local_endpoint,
     socket_remote_endpoint,
 )
+from taps_udp.drops import DISPLACED, PAUSED, UNREAD, Drops
 from taps_udp.errors import evicted, expired
 from taps_udp.flow import HELD, OVERHEAD, UDPFlow
 from taps_udp.lite import UDPLITE, LiteSocket
@@ -29,7 +30,7 @@ from taps_udp.port import READ_SIZE, Port
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from taps_core.plugin import ListenRequest, LocalEndpoint, PartTuple
     from taps_udp.options import Control
@@ -81,10 +82,6 @@ class UDPListeningFlow(Port, ListeningFlow):
         request: What ``Transport.listen`` was given.
         most_unanswered: How many flows there are to which nothing was sent.
         idle: Seconds without a datagram after which a flow ends that nobody started.
-
-    Attributes:
-        dropped: Datagrams of unknown remotes that came while it was paused and
-            held as much as possible.
     """
 
     def __init__(
@@ -117,7 +114,7 @@ class UDPListeningFlow(Port, ListeningFlow):
         self._held = 0
         self._paused = self._closed = False
         self._expiry: asyncio.TimerHandle | None = None
-        self.dropped = 0
+        self._drops = Drops(loop, sock, str(local))
         super().__init__(loop, sock, annotated=self._several or wants_ecn(request.properties))
 
     # -- the door
@@ -126,6 +123,11 @@ class UDPListeningFlow(Port, ListeningFlow):
     def local_endpoint(self) -> LocalEndpoint:
         """With the address and port really bound."""
         return self._local
+
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        """Datagrams, by where: ``kernel``, ``paused``, ``unread``; ``displaced`` flows."""
+        return self._drops.by_cause()
 
     def pause(self) -> None:
         """Hold datagrams of unknown remotes, up to a bound."""
@@ -147,6 +149,7 @@ class UDPListeningFlow(Port, ListeningFlow):
         if self._closed and not self._flows:
             if self._expiry is not None:
                 self._expiry.cancel()
+            self._drops.end()
             self.release()
 
     # -- as a port
@@ -178,6 +181,7 @@ class UDPListeningFlow(Port, ListeningFlow):
     def deliver(self, arrived: list[tuple[Any, list[Control], PartTuple]]) -> None:
         """To each flow once, with all that is its; to unknown remotes the door."""
         now = self.loop.time()
+        self._drops.look(len(arrived), now)
         batches: dict[UDPFlow, list[PartTuple]] = {}
         for each in arrived:
             address, ancillary, part = each
@@ -193,6 +197,10 @@ class UDPListeningFlow(Port, ListeningFlow):
                 batches[flow] = [part]
         for flow, parts in batches.items():
             flow.arrived(parts)
+
+    def unread(self) -> None:
+        """Count it for the log."""
+        self._drops.count(UNREAD)
 
     def concerned(self, address: Any) -> UDPFlow | None:
         """The error queue does not say from which of our addresses: any flow will do."""
@@ -213,7 +221,7 @@ class UDPListeningFlow(Port, ListeningFlow):
             return
         cost = len(knock[2][0]) + OVERHEAD
         if self._held + cost > HELD:
-            self.dropped += 1
+            self._drops.count(PAUSED)
         else:
             self._held += cost
             self._knocks.append(knock)
@@ -237,6 +245,7 @@ class UDPListeningFlow(Port, ListeningFlow):
                 return
         if len(self._unanswered) >= self._most_unanswered:
             oldest = next(iter(self._unanswered))
+            self._drops.count(DISPLACED)
             oldest.end(evicted(str(oldest.remote_endpoint), self._most_unanswered))
         local = self._local
         if control:

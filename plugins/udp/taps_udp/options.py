@@ -33,6 +33,7 @@ __all__ = [
     "answer_from",
     "configure",
     "ecn_and_segment",
+    "kernel_drops",
     "path_mtu",
     "source_address",
     "tell_ecn",
@@ -50,6 +51,14 @@ PROPERTIES: Final = (
         False,
         meaning="Received Messages tell the ECN field; reading them takes longer.",
         group_shared=True,
+    ),
+    Property(
+        "_taps.dropped",
+        Kind.CONNECTION,
+        ValueType.INTEGER,
+        meaning="Datagrams that came and were dropped for lack of room.",
+        minimum=0,
+        read_only=True,
     ),
 )
 
@@ -92,6 +101,9 @@ ANCILLARY: Final = 2 * socket.CMSG_SPACE(4) + 2 * socket.CMSG_SPACE(20)
 SAFE: Final = {socket.AF_INET: 508, socket.AF_INET6: 1232}
 #: Bytes that fit into a datagram at all.
 MOST: Final = {socket.AF_INET: 65507, socket.AF_INET6: 65527}
+#: SO_MEMINFO, and its last word: datagrams for which the socket had no room.
+_MEMORY: Final = (socket.SOL_SOCKET, 55)
+_WORDS: Final = struct.Struct("=9I")
 _HEADERS: Final = {socket.AF_INET: 28, socket.AF_INET6: 48}
 _MTU: Final = {socket.AF_INET: (_IP, 14), socket.AF_INET6: (_IPV6, 24)}
 
@@ -219,3 +231,14 @@ def path_mtu(sock: socket.socket, family: int) -> int | None:
     except OSError:
         return None
     return min(mtu - _HEADERS[socket.AddressFamily(family)], MOST[socket.AddressFamily(family)])
+
+
+def kernel_drops(sock: socket.socket) -> int:
+    """Datagrams for which ``sock`` had no room; 0 where the system does not tell."""
+    if not LINUX:
+        return 0
+    try:
+        words = sock.getsockopt(*_MEMORY, _WORDS.size)
+    except OSError:  # closed in the meantime, or a kernel before 4.12
+        return 0
+    return int(_WORDS.unpack(words)[-1]) if len(words) == _WORDS.size else 0

@@ -155,6 +155,13 @@ class Port(ABC):
             "recvChecksumLen: all Connections of a Listener share its socket; set it before"
         )
 
+    def overruns(self) -> int:
+        """Datagrams of its only flow for which the kernel had no room."""
+        return 0
+
+    def unread(self) -> None:  # noqa: B027  # the flow has counted it
+        """A datagram was dropped, as its flow was not read."""
+
     @abstractmethod
     def forget(self, flow: UDPFlow) -> None:
         """A flow is over."""

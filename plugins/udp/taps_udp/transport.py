@@ -42,6 +42,7 @@ _EFFECTS: Final = MappingProxyType(
         "noSegmentation": Support.OPTIONAL,
         "ecn": Support.OPTIONAL,
         RECEIVE_ECN: Support.OPTIONAL,
+        "_taps.dropped": Support.ALWAYS,
     }
 )
 
