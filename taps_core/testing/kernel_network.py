@@ -32,6 +32,9 @@ _SIOCGIFFLAGS: Final = 0x8913
 _SIOCSIFFLAGS: Final = 0x8914
 _IFF_UP: Final = 1
 _REQUEST: Final = struct.Struct("16sh14x")
+_SO_RCVBUFFORCE: Final = 33
+#: Bytes that a capture holds before somebody looks.
+_ROOM: Final = 16 * 1024 * 1024
 _ALL_PROTOCOLS: Final = 3  # ETH_P_ALL
 _OUTGOING: Final = 4  # PACKET_OUTGOING: on lo every packet is seen twice
 #: Where its programs may be: those of root, too.
@@ -148,6 +151,8 @@ class Capture:
             socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ALL_PROTOCOLS)
         )
         self._socket.setblocking(False)
+        # What finds no room is not seen, so there is more than the system would allow.
+        self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _ROOM)
         self._socket.bind((interface, 0))
 
     def look(self, wanted: Callable[[Packet], object] = bool) -> list[Packet]:

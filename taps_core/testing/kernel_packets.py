@@ -67,6 +67,8 @@ class Packet(NamedTuple):
         first, traffic_class, length, _, fragment, hops, protocol, _, source, destination = (
             _IPV4.unpack_from(data)
         )
+        if length > len(data):
+            raise IndexError
         return cls._with_transport(
             4,
             protocol,
@@ -80,6 +82,8 @@ class Packet(NamedTuple):
     @classmethod
     def _parse6(cls, data: bytes) -> Packet:
         first, length, protocol, hops, source, destination = _IPV6.unpack_from(data)
+        if _IPV6.size + length > len(data):
+            raise IndexError
         return cls._with_transport(
             6,
             protocol,
