@@ -58,7 +58,7 @@ class Packet(NamedTuple):
                 return cls._parse4(data)
             if version == 6:
                 return cls._parse6(data)
-        except (struct.error, IndexError):
+        except (struct.error, IndexError, ValueError):
             return None
         return None
 
@@ -68,7 +68,7 @@ class Packet(NamedTuple):
             _IPV4.unpack_from(data)
         )
         if length > len(data):
-            raise IndexError
+            raise ValueError("cut off")
         return cls._with_transport(
             4,
             protocol,
@@ -83,7 +83,7 @@ class Packet(NamedTuple):
     def _parse6(cls, data: bytes) -> Packet:
         first, length, protocol, hops, source, destination = _IPV6.unpack_from(data)
         if _IPV6.size + length > len(data):
-            raise IndexError
+            raise ValueError("cut off")
         return cls._with_transport(
             6,
             protocol,

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import asyncio
     import socket
 
-__all__ = ["DISPLACED", "PAUSED", "UNREAD", "Drops"]
+__all__ = ["BUSY", "DISPLACED", "PAUSED", "UNREAD", "Drops"]
 
 #: Datagrams for which the socket had no room.
 KERNEL: Final = "kernel"
@@ -25,9 +25,10 @@ DISPLACED: Final = "displaced"
 #: Seconds from the first drop to the line in the log, and between two lines.
 SOON: Final = 1.0
 OFTEN: Final = 60.0
-#: Seconds between two looks at the kernel's count, and how busy a wake-up is that looks.
+#: Datagrams of one wake-up from which on the kernel may have dropped some, and seconds
+#: between two looks at its count.
+BUSY: Final = 16
 _LOOKS: Final = 1.0
-_BUSY: Final = 16
 
 _log: Final = logging.getLogger("taps_udp")
 
@@ -56,18 +57,12 @@ class Drops:
         self._counts[cause] = self._counts.get(cause, 0) + 1
         self._announce()
 
-    def look(self, arrived: int, now: float) -> None:
-        """See what the kernel dropped, if it is time to.
-
-        Args:
-            arrived: Datagrams of this wake-up: where there are few, none was dropped.
-            now: The loop's time.
-        """
-        if arrived < _BUSY or now < self._next_look:
-            return
-        self._next_look = now + _LOOKS
-        if self._ask_kernel():
-            self._announce()
+    def look(self, now: float) -> None:
+        """See what the kernel dropped, if it is time to; ``now`` is the loop's."""
+        if now >= self._next_look:
+            self._next_look = now + _LOOKS
+            if self._ask_kernel():
+                self._announce()
 
     def by_cause(self) -> dict[str, int]:
         """How many until now; of what never happened there is nothing."""

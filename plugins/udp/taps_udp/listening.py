@@ -20,7 +20,7 @@ from taps_core.plugin import (
     socket_local_endpoint,
     socket_remote_endpoint,
 )
-from taps_udp.drops import DISPLACED, PAUSED, UNREAD, Drops
+from taps_udp.drops import BUSY, DISPLACED, PAUSED, UNREAD, Drops
 from taps_udp.errors import evicted, expired
 from taps_udp.flow import HELD, OVERHEAD, UDPFlow
 from taps_udp.lite import UDPLITE, LiteSocket
@@ -181,7 +181,8 @@ class UDPListeningFlow(Port, ListeningFlow):
     def deliver(self, arrived: list[tuple[Any, list[Control], PartTuple]]) -> None:
         """To each flow once, with all that is its; to unknown remotes the door."""
         now = self.loop.time()
-        self._drops.look(len(arrived), now)
+        if len(arrived) >= BUSY:
+            self._drops.look(now)
         batches: dict[UDPFlow, list[PartTuple]] = {}
         for each in arrived:
             address, ancillary, part = each
