@@ -10,12 +10,14 @@ from taps_core.model.errors import CloneError, EstablishmentError, PropertyError
 from taps_core.model.events import ConnectionReceived
 from taps_core.model.properties import ConnectionState, Kind, connection_property
 from taps_core.runtime.arrivals import Arrivals
+from taps_core.runtime.race import is_transient
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from taps_core.model.flow import Flow, Session
     from taps_core.model.properties import Property
+    from taps_core.planning.stacks import Stack
     from taps_core.runtime.blueprint import Blueprint
     from taps_core.runtime.connection import Connection
     from taps_core.runtime.establishment import Won
@@ -181,14 +183,22 @@ class Group:
             try:
                 member._apply(name, value)
             except PropertyError as error:
-                # Too late to say no: reading it back tells, as the log does.
-                logger.warning("%r: %s stays %r: %s", member, name, asked.get(name), error)
-                self._store(member, name, asked.get(name))
+                member._group._fall_back(member, name, asked.get(name), error)
 
-    def _store(self, member: Connection[Any], name: str, value: Any) -> None:
+    def _fall_back(
+        self, member: Connection[Any], name: str, value: Any, error: PropertyError
+    ) -> None:
+        """What was set while ``member`` was establishing stays ``value`` there."""
+        own = name == "connPriority" or name in (member._settings or ())
+        if not own and len(self.members) > 1:
+            # The others have what was set: this one cannot follow.
+            self._let_go(member, name, self.properties.get(name), value, error)
+            return
+        # Too late to say no: reading it back tells, as the log does.
+        logger.warning("%r: %s stays %r: %s", member, name, value, error)
         if name == "connPriority":
             member._priority = value
-        elif name in (member._settings or ()):
+        elif own:
             member._settings = {**(member._settings or {}), name: value}
         else:
             self.properties = {**self.properties, name: value}
@@ -232,17 +242,23 @@ class Group:
         try:
             other._apply(name, value)
         except PropertyError as error:
-            # RFC 9622, 7.4: what cannot follow leaves the group and is told so.
-            self._remove(other)
-            alone = Group({**self.properties, name: before})
-            alone.join(other)
-            other._group = alone
-            left = CloneError(
-                f"{name} cannot be {value!r} here, so this Connection left its group: {error}",
-                reason=error.reason,
-            )
-            left.__cause__ = error
-            other._notify_error(left)
+            self._let_go(other, name, value, before, error)
+
+    def _let_go(
+        self, other: Connection[Any], name: str, value: Any, before: Any, error: PropertyError
+    ) -> None:
+        """RFC 9622, 7.4: what cannot follow leaves the group and is told so."""
+        self._remove(other)
+        alone = Group({**self.properties, name: before})
+        alone.join(other)
+        other._group = alone
+        left = CloneError(
+            f"{name} cannot be {value!r} here, so this Connection left its group: {error}",
+            reason=error.reason,
+            detail="left-group",
+        )
+        left.__cause__ = error
+        other._notify_error(left)
 
     # -- clones
 
@@ -301,20 +317,30 @@ class Group:
             try:
                 await parent._settled()
             except EstablishmentError as error:
-                raise CloneError(f"the Connection it was cloned from failed: {error}") from error
+                failure = CloneError(
+                    f"the Connection it was cloned from failed: {error}",
+                    reason=error.reason,
+                    detail="parent-failed",
+                    attempts=error.attempts,
+                    transient=error.transient,
+                )
+                raise failure from error
         if parent._state is not ConnectionState.ESTABLISHED:
-            raise CloneError(f"the Connection is {parent._state.value.lower()}")
+            raise CloneError(
+                f"the Connection is {parent._state.value.lower()}", detail="parent-closed"
+            )
+        stack = _stack_of(parent, clone)
         session = self._find_session()
         if session is None and parent.accepted:
             raise CloneError(
                 f"{parent.stack} has no streams, and a Connection that the peer opened cannot "
-                "be opened again from here"
+                "be opened again from here",
+                detail="accepted",
             )
         for name, value in settings.items():
             definition, checked = connection_property(name, value, parent._definitions)
             # What the group shares is set on an open Connection, which can refuse it.
             self._set(parent if definition.group_shared else clone, definition, checked)
-        stack = parent._stack_for(clone._blueprint.framers)
         if session is not None:
             return await open_stream(session, clone, stack)
         return await connect_again(parent, clone, stack)
@@ -344,7 +370,8 @@ class Group:
 
     def _stream(self, flow: Flow) -> None:
         member = self._first
-        if member is None or self.take_streams().untold + self._shaking >= MAX_WAITING:
+        full = self.take_streams().untold + self._shaking >= MAX_WAITING
+        if member is None or self._closing or full:
             flow.abort()
             return
         self._shaking += 1
@@ -369,7 +396,7 @@ class Group:
             raise
         finally:
             self._shaking -= 1
-        if self._first is None:
+        if self._first is None or self._closing:
             framed.abort()
             return
         connection: Connection[Any] = Connection(member._blueprint, self, accepted=True)
@@ -427,6 +454,34 @@ class IncomingStreams:
         self._release()
 
 
+def _stack_of(parent: Connection[Any], clone: Connection[Any]) -> Stack:
+    """What ``clone`` stands on: the parent's stack, under its own framers.
+
+    Raises:
+        CloneError: With these framers the stack does not do what was required.
+    """
+    blueprint = clone._blueprint
+    stack = parent._stack_for(blueprint.framers)
+    if stack is parent._stack:
+        return stack
+    selection = blueprint.runtime.system.select(
+        blueprint.properties,
+        role=parent._blueprint.role,
+        security=blueprint.security,
+        local=(),
+        remote=(),
+        framers=blueprint.framers,
+    )
+    for rejected in selection.rejected:
+        if rejected.stack.name == stack.name:
+            raise CloneError(
+                f"{stack} is not what was asked for: {'; '.join(map(str, rejected.reasons))}",
+                reason=Reason.NO_CANDIDATES,
+                detail="framers",
+            )
+    return stack
+
+
 def _as_clone_error(parent: Connection[Any], error: Exception) -> CloneError:
     reason = Reason.ESTABLISHMENT_FAILED
     if isinstance(error, TapsError):
@@ -435,7 +490,14 @@ def _as_clone_error(parent: Connection[Any], error: Exception) -> CloneError:
         reason = Reason.TIMEOUT
     attempts: Sequence[Any] = getattr(error, "attempts", ())
     sentence = str(error) or type(error).__name__
-    failure = CloneError(f"no clone of {parent!r}: {sentence}", reason=reason, attempts=attempts)
-    failure.transient = bool(getattr(error, "transient", isinstance(error, TimeoutError)))
+    failure = CloneError(
+        f"no clone of {parent!r}: {sentence}",
+        reason=reason,
+        detail=getattr(error, "detail", None),
+        attempts=attempts,
+        transient=is_transient(error),
+    )
+    if isinstance(error, OSError):
+        failure.errno, failure.strerror = error.errno, error.strerror
     failure.__cause__ = error
     return failure
