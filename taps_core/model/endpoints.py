@@ -20,7 +20,14 @@ if TYPE_CHECKING:
 
     IpAddress: TypeAlias = str | bytes | IPv4Address | IPv6Address
 
-__all__ = ["Endpoint", "LocalEndpoint", "RemoteEndpoint", "canonical_address"]
+__all__ = [
+    "Endpoint",
+    "LocalEndpoint",
+    "RemoteEndpoint",
+    "added",
+    "canonical_address",
+    "without",
+]
 
 E = TypeVar("E", bound="Endpoint")
 
@@ -417,6 +424,17 @@ class RemoteEndpoint(Endpoint):
     def with_multicast_group(self, group: IpAddress) -> Self:
         """A copy that is a group to send to."""
         return self._with(multicast_group=group)
+
+
+def added(endpoints: Iterable[E], more: Iterable[E]) -> tuple[E, ...]:
+    """``endpoints``, then those of ``more`` that are not among them, each once."""
+    return tuple(dict.fromkeys((*endpoints, *more)))
+
+
+def without(endpoints: Iterable[E], others: Iterable[E]) -> tuple[E, ...]:
+    """``endpoints`` but for ``others``."""
+    gone = frozenset(others)
+    return tuple(endpoint for endpoint in endpoints if endpoint not in gone)
 
 
 def _text(what: str, value: Any) -> str:

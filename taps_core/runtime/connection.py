@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from taps_core.model.endpoints import LocalEndpoint, RemoteEndpoint
+from taps_core.model.endpoints import LocalEndpoint, RemoteEndpoint, added, without
 from taps_core.model.errors import (
     ConnectionError,
     EndOfData,
@@ -592,31 +592,52 @@ class Connection(ReceivingHalf[T]):
         return self._group.incoming()
 
     def add_remote(self, *endpoints: RemoteEndpoint | str) -> None:
-        """Tell the stack of further addresses of the peer (RFC 9622, section 7.5).
+        """Further addresses of the peer (RFC 9622, section 7.5). Known ones: no effect.
+
+        Before Ready they are candidates, as if the Preconnection had had them:
+        what was being tried is given up, and all candidates are tried anew. On an
+        established Connection the stack is told, if it can use more than one
+        pair of addresses.
 
         Raises:
-            PropertyError: This stack uses one pair of addresses.
+            PropertyError: This stack uses one pair of addresses; a clone that is
+                establishing, which goes where the others go; closing or closed.
         """
         self._change_endpoints((), endpoints, "add")
 
     def remove_remote(self, *endpoints: RemoteEndpoint | str) -> None:
-        """The peer is not to be reached there any more; as :meth:`add_remote`."""
+        """The peer is not to be reached there any more; else as :meth:`add_remote`.
+
+        Before Ready, ones that were never given have no effect.
+
+        Raises:
+            PropertyError: As :meth:`add_remote`; before Ready, none would be left.
+        """
         self._change_endpoints((), endpoints, "remove")
 
     def add_local(self, *endpoints: LocalEndpoint | str) -> None:
-        """Use further local addresses; as :meth:`add_remote`."""
+        """Use further local addresses; else as :meth:`add_remote`.
+
+        Before Ready, where none was given, only these are used from then on.
+        """
         self._change_endpoints(endpoints, (), "add")
 
     def remove_local(self, *endpoints: LocalEndpoint | str) -> None:
-        """Use local addresses no more; as :meth:`add_remote`."""
+        """Use local addresses no more; else as :meth:`remove_remote`."""
         self._change_endpoints(endpoints, (), "remove")
 
     def _change_endpoints(self, local: Any, remote: Any, verb: str) -> None:
-        flow = self._flow
-        if flow is None or self._state is not ConnectionState.ESTABLISHED:
-            raise PropertyError("endpoints can be changed while the Connection is established")
         local = tuple(LocalEndpoint.coerce(endpoint) for endpoint in local)
         remote = tuple(RemoteEndpoint.coerce(endpoint) for endpoint in remote)
+        if self._state is ConnectionState.ESTABLISHING:
+            self._change_candidates(local, remote, verb)
+            return
+        flow = self._flow
+        if flow is None or self._state is not ConnectionState.ESTABLISHED:
+            raise PropertyError(
+                "endpoints can be changed while a Connection is establishing or established, "
+                f"and this one is {self._state.value.lower()}"
+            )
         if verb == "add":
             local = tuple(e for e in local if e != self.local_endpoint)
             remote = tuple(e for e in remote if e != self.remote_endpoint)
@@ -624,6 +645,27 @@ class Connection(ReceivingHalf[T]):
                 return
         if not flow.change_endpoints(verb, local, remote):
             raise PropertyError(f"{self._stack} uses one pair of addresses, fixed at establishment")
+
+    def _change_candidates(
+        self, local: tuple[LocalEndpoint, ...], remote: tuple[RemoteEndpoint, ...], verb: str
+    ) -> None:
+        blueprint = self._blueprint
+        if blueprint.role == "clone":
+            raise PropertyError("a clone goes where the Connection goes that it was cloned from")
+        change = added if verb == "add" else without
+        here, there = change(blueprint.local, local), change(blueprint.remote, remote)
+        if (here, there) == (blueprint.local, blueprint.remote):
+            return
+        for what, before, after in (
+            ("Local", blueprint.local, here),
+            ("Remote", blueprint.remote, there),
+        ):
+            if before and not after:
+                raise PropertyError(f"no {what} Endpoint would be left: abort() gives up")
+        self._blueprint = blueprint.but(local=here, remote=there)
+        regather, self._regather = self._regather, None
+        if regather is not None:
+            regather()
 
     def __repr__(self) -> str:
         where = self.remote_endpoint

@@ -71,6 +71,7 @@ class ConnectionBase(ABC, Generic[T]):
         "_objects",
         "_outbox",
         "_priority",
+        "_regather",
         "_rounds",
         "_settings",
         "_stack",
@@ -128,6 +129,8 @@ class ConnectionBase(ABC, Generic[T]):
         # Holds the error of an establishment that nobody has asked about yet.
         self._unheard: asyncio.Future[None] | None = None
         self._early: Entry | None = None
+        # Works out the candidates anew, while they are being tried.
+        self._regather: Callable[[], object] | None = None
         # What won the race, for a clone that has to connect again.
         self._leaf: Leaf | None = None
         # The Listener that handed it over, to be told of its end.

@@ -55,15 +55,35 @@ async def establish(connection: Connection[Any], timeout: float | None) -> None:
     scope = asyncio.timeout_at(deadline)
     try:
         async with scope:
-            won = await _win(connection, attempts, deadline)
+            won = await _win_in_the_end(connection, attempts, deadline)
     except BaseException as error:
         connection.report = tuple(attempts)
         connection._establishment_failed(_failure(error, attempts, scope.expired(), timeout))
         if not isinstance(error, Exception):
             raise
         return
+    finally:
+        connection._regather = None
     connection.report = tuple(attempts)
     won.establish(connection)
+
+
+async def _win_in_the_end(
+    connection: Connection[Any], attempts: list[Attempt], deadline: float | None
+) -> Won:
+    """Win with the endpoints that there are then: they may change meanwhile (RFC 9622, 7.5)."""
+    task = asyncio.current_task()
+    assert task is not None
+    began = connection._loop.time()
+    while True:
+        blueprint = connection._blueprint
+        connection._regather = task.cancel
+        try:
+            return await _win(connection, attempts, began, deadline)
+        except asyncio.CancelledError:
+            # Another's cancellation, perhaps in the same turn, is no reason to go on.
+            if connection._blueprint is blueprint or task.uncancel():
+                raise
 
 
 def _failure(
@@ -100,9 +120,10 @@ class Won:
         connection._group.catch_up(connection, self.properties)
 
 
-async def _win(connection: Connection[Any], attempts: list[Attempt], deadline: float | None) -> Won:
+async def _win(
+    connection: Connection[Any], attempts: list[Attempt], began: float, deadline: float | None
+) -> Won:
     blueprint = connection._blueprint
-    began = blueprint.loop.time()
     await load(blueprint)
     connection._group.learn(blueprint)
     ranked = ranking(blueprint)

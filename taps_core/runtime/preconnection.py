@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any, Unpack
 
-from taps_core.model.endpoints import LocalEndpoint, RemoteEndpoint
+from taps_core.model.endpoints import LocalEndpoint, RemoteEndpoint, added, without
 from taps_core.model.errors import EstablishmentError, Reason
 from taps_core.model.messages import MessageContext
 from taps_core.model.properties import Direction, TransportProperties
@@ -91,16 +91,22 @@ class Preconnection:
 
     def add_local(self, *endpoints: LocalEndpoint | str) -> Preconnection:
         """Add Local Endpoints; ones that are there already are ignored."""
-        for endpoint in map(LocalEndpoint.coerce, endpoints):
-            if endpoint not in self._local:
-                self._local += (endpoint,)
+        self._local = added(self._local, map(LocalEndpoint.coerce, endpoints))
         return self
 
     def add_remote(self, *endpoints: RemoteEndpoint | str) -> Preconnection:
         """Add Remote Endpoints; ones that are there already are ignored."""
-        for endpoint in map(RemoteEndpoint.coerce, endpoints):
-            if endpoint not in self._remote:
-                self._remote += (endpoint,)
+        self._remote = added(self._remote, map(RemoteEndpoint.coerce, endpoints))
+        return self
+
+    def remove_local(self, *endpoints: LocalEndpoint | str) -> Preconnection:
+        """Take Local Endpoints away; ones that are not there are ignored."""
+        self._local = without(self._local, map(LocalEndpoint.coerce, endpoints))
+        return self
+
+    def remove_remote(self, *endpoints: RemoteEndpoint | str) -> Preconnection:
+        """Take Remote Endpoints away; ones that are not there are ignored."""
+        self._remote = without(self._remote, map(RemoteEndpoint.coerce, endpoints))
         return self
 
     def add_framer(self, framer: Any) -> Preconnection:
