@@ -98,7 +98,8 @@ class Listener:
         self._handshakes: set[asyncio.Task[None]] = set()
         self._served = self._runtime.team()
         self._live = 0
-        self._filter: frozenset[tuple[str | None, int | None]] = frozenset()
+        #: Who may come, resolved; empty: anybody.
+        self._filter: tuple[RemoteEndpoint, ...] = ()
         #: By Local Endpoint: of each multicast group, the Connections with its senders.
         self._multicast: dict[LocalEndpoint, Group] = {}
         self._listening: asyncio.Future[None] = self._loop.create_future()
@@ -117,8 +118,7 @@ class Listener:
             for framer in self._blueprint.framers:
                 _ = framer.create()  # one that cannot be made is found now, not by each peer
             resolver = self._runtime.system.resolver
-            found = await resolve_all(resolver, self._blueprint.remote)
-            self._filter = frozenset((each.ip_address, each.port) for each in found)
+            self._filter = tuple(await resolve_all(resolver, self._blueprint.remote))
             await self._doors.open()
         except Exception as error:  # noqa: BLE001  # a plugin's bug must reach whoever waits
             self._fail(as_establishment_error(error, self.report))
@@ -146,7 +146,7 @@ class Listener:
     # ------------------------------------------------------------------ inbound
 
     def _inbound(self, stack: Stack, flow: Flow, admitted: Any) -> None:
-        if self._state is ListenerState.STOPPED or not self._welcomes(flow):
+        if self._state is ListenerState.STOPPED or not self._welcomes(flow, stack):
             flow.abort()
             return
         framed = accept_now(flow, stack)
@@ -158,15 +158,13 @@ class Listener:
         task.add_done_callback(self._handshake_over)
         self._consider_pause()
 
-    def _welcomes(self, flow: Flow) -> bool:
+    def _welcomes(self, flow: Flow, stack: Stack) -> bool:
         """Remote Endpoints given to a Listener are a filter (RFC 9622, section 7.2)."""
         if not self._filter:
             return True
         remote = flow.remote_endpoint
-        return remote is not None and any(
-            address in (None, remote.ip_address) and port in (None, 0, remote.port)
-            for address, port in self._filter
-        )
+        protocol = stack.transport.name
+        return remote is not None and any(_covers(each, remote, protocol) for each in self._filter)
 
     async def _shake(self, stack: Stack, flow: Flow, admitted: Any) -> None:
         deadline = self._loop.time() + HANDSHAKE_TIMEOUT
@@ -484,6 +482,18 @@ class Listener:
     def __repr__(self) -> str:
         where = ", ".join(map(str, self.local_endpoints or self._blueprint.local))
         return f"<Listener {self._state.value.lower()} on {where}>"
+
+
+def _covers(wanted: RemoteEndpoint, remote: RemoteEndpoint, protocol: str) -> bool:
+    """Whether ``remote``, which comes by ``protocol``, is one of those that ``wanted`` names."""
+    return (
+        wanted.protocol in (None, protocol)
+        and wanted.ip_address in (None, remote.ip_address)
+        and wanted.port in (None, 0, remote.port)
+        # Only link-local addresses have a zone.
+        and (wanted.interface is None or remote.interface in (None, wanted.interface))
+        and wanted.identifiers.items() <= remote.identifiers.items()
+    )
 
 
 def _is_the_peers(error: BaseException) -> bool:

@@ -3,73 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import taps_core as taps
+from tests.integration.sockets import listening, preconnection
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from taps_core.testing.fixtures import Run
 
-PLAIN = taps.SecurityParameters.disabled()
 STACKS = pytest.mark.parametrize("stack", ["TCP", "length-prefix/TCP", "UDP"])
-
-
-def preconnection(stack: str, **arguments: Any) -> taps.Preconnection:
-    properties = taps.TransportProperties()
-    if stack == "UDP":
-        properties.unreliable_datagram()
-    framers = None if "/" not in stack else stack.split("/", maxsplit=1)[0]
-    return taps.Preconnection(transport=properties, security=PLAIN, framers=framers, **arguments)
-
-
-class Both:
-    """A Listener, a client, and all that was accepted."""
-
-    def __init__(self, stack: str, listener: taps.Listener) -> None:
-        self.stack = stack
-        self.listener = listener
-        self.connections: list[taps.Connection[Any]] = []
-
-    async def accepted_from(self, client: taps.Connection[Any]) -> taps.Connection[Any]:
-        """The other end of ``client``, which says hello first: over UDP nobody knows of it before."""
-        await client.send(b"hello")
-        server = await self.listener.accept()
-        assert (await server.receive(min_incomplete_length=5, max_length=5)).data == b"hello"
-        self.connections += [client, server]
-        return server
-
-
-@contextlib.asynccontextmanager
-async def both(stack: str) -> AsyncIterator[Both]:
-    async with (
-        asyncio.timeout(30),
-        preconnection(stack, local="127.0.0.1:0").listen() as listener,
-    ):
-        ends = Both(stack, listener)
-        try:
-            yield ends
-        finally:
-            for connection in ends.connections:
-                connection.abort()
-
-
-async def client_of(ends: Both, **arguments: Any) -> taps.Connection[Any]:
-    there = preconnection(ends.stack, remote=ends.listener.remote_endpoint, **arguments)
-    return await there.initiate()
 
 
 @STACKS
 @pytest.mark.requirement("R-9623-10.1-01")
 def test_a_clone_has_a_socket_of_its_own_to_the_same_place(run: Run, stack: str) -> None:
     async def main() -> None:
-        async with both(stack) as ends:
-            client = await client_of(ends)
-            server = await ends.accepted_from(client)
+        async with listening(stack) as ends:
+            client = await ends.client()
+            server = await ends.accept()
             clone = await client.clone()
             twin = await ends.accepted_from(clone)
             assert str(clone.stack) == stack
@@ -91,9 +44,9 @@ def test_a_clone_has_a_socket_of_its_own_to_the_same_place(run: Run, stack: str)
 @pytest.mark.requirement("G-9622-7.4-01", "G-9622-7.4-02", "G-9622-7.4-03")
 def test_what_is_set_on_one_reaches_the_socket_of_the_other(run: Run, stack: str) -> None:
     async def main() -> None:
-        async with both(stack) as ends:
-            client = await client_of(ends)
-            await ends.accepted_from(client)
+        async with listening(stack) as ends:
+            client = await ends.client()
+            await ends.accept()
             client.set_property("connPriority", 7)
             client.set_property("msgPriority", 3)
             clone = await client.clone()
@@ -120,9 +73,9 @@ def test_what_is_set_on_one_reaches_the_socket_of_the_other(run: Run, stack: str
 @STACKS
 def test_what_was_accepted_cannot_be_cloned_over_sockets(run: Run, stack: str) -> None:
     async def main() -> None:
-        async with both(stack) as ends:
-            client = await client_of(ends)
-            server = await ends.accepted_from(client)
+        async with listening(stack) as ends:
+            client = await ends.client()
+            server = await ends.accept()
             told: list[Any] = []
             server.on(taps.CloneError, told.append)
             with pytest.raises(taps.CloneError) as caught:
@@ -139,9 +92,9 @@ def test_what_was_accepted_cannot_be_cloned_over_sockets(run: Run, stack: str) -
 
 def test_a_clone_that_nobody_accepts_any_more_is_refused(run: Run) -> None:
     async def main() -> None:
-        async with both("TCP") as ends:
-            client = await client_of(ends)
-            await ends.accepted_from(client)
+        async with listening("TCP") as ends:
+            client = await ends.client()
+            await ends.accept()
             ends.listener.stop()
             await ends.listener.stopped()
             with pytest.raises(taps.CloneError, match="refused") as caught:
@@ -156,7 +109,7 @@ def test_a_clone_that_nobody_accepts_any_more_is_refused(run: Run) -> None:
 
 def test_a_clone_waits_for_a_parent_that_connects(run: Run) -> None:
     async def main() -> None:
-        async with both("TCP") as ends:
+        async with listening("TCP") as ends:
             there = preconnection("TCP", remote=ends.listener.remote_endpoint)
             client = there.initiate()
             clone = client.clone()
@@ -174,9 +127,9 @@ def test_a_clone_waits_for_a_parent_that_connects(run: Run) -> None:
 def test_a_group_over_sockets_ends_together(run: Run, stack: str) -> None:
     async def main() -> None:
         for action, last in (("close_group", taps.Closed), ("abort_group", taps.ConnectionError)):
-            async with both(stack) as ends:
-                client = await client_of(ends)
-                servers = [await ends.accepted_from(client)]
+            async with listening(stack) as ends:
+                client = await ends.client()
+                servers = [await ends.accept()]
                 clone = await client.clone()
                 servers.append(await ends.accepted_from(clone))
                 streams = [each.events() for each in (client, clone)]

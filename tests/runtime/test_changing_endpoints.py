@@ -1,4 +1,4 @@
-"""AddRemote, RemoveRemote, AddLocal, RemoveLocal (section 7.5): rows of docs/reference/endpoints.md."""
+"""Changing endpoints (RFC 9622, section 7.5): rows of docs/reference/endpoints.md."""
 
 from __future__ import annotations
 

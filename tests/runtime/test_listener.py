@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import errno
 import gc
 import logging
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import taps_core as taps
-from taps_core.plugin import Framer
+from taps_core.plugin import Framer, LayerFlow
 from taps_core.testing import MemoryDatagram, MemoryMessages, MemoryNetwork, MemoryStream, MemoryTLS
 from taps_framers import LengthPrefix, Line
 
@@ -929,6 +930,102 @@ def test_remote_endpoints_filter_who_may_come(
     run(main, memory_network)
 
 
+def test_a_remote_endpoint_for_one_protocol_filters_that_one_alone(
+    run: Run, world: Any, memory_network: MemoryNetwork, turns: Any
+) -> None:
+    async def main() -> None:
+        here = world(MemoryStream(memory_network), MemoryMessages(memory_network))
+        friend, other = "127.0.0.7", "127.0.0.8"
+        remotes = [
+            taps.RemoteEndpoint(ip_address=friend, protocol="memory-stream"),
+            taps.RemoteEndpoint(ip_address=other, protocol="memory-messages"),
+        ]
+        async with here.preconnection(local="127.0.0.1:0", remote=remotes).listen() as listener:
+            for protocol, welcome in (("memory-stream", friend), ("memory-messages", other)):
+                there = listener.remote_endpoint.with_protocol(protocol)
+                for address in (friend, other):
+                    client = await here.to(there, local=f"{address}:0").initiate()
+                    if address == welcome:
+                        server = await listener.accept()
+                        assert server.stack.transport.name == protocol
+                        abort_all(client, server)
+                    else:
+                        with pytest.raises(taps.ConnectionError):
+                            await client.receive(max_length=1)
+            await turns()
+
+    run(main, memory_network)
+
+
+def test_a_plugins_own_identifiers_and_zones_are_filters_too(
+    run: Run, world: Any, memory_network: MemoryNetwork, turns: Any
+) -> None:
+    class Named(LayerFlow):
+        remote: taps.RemoteEndpoint
+
+        @property
+        def remote_endpoint(self) -> taps.RemoteEndpoint:
+            return self.remote
+
+    class Names(MemoryStream):
+        serves = frozenset({"ip", "_test.name"})
+        next: Any = None
+
+        async def listen(self, request: Any) -> Any:
+            def incoming(flow: Any, admitted: Any) -> None:
+                named = Named(flow)
+                named.remote = self.next
+                request.incoming(named, admitted)
+
+            return await super().listen(dataclasses.replace(request, incoming=incoming))
+
+    async def main() -> None:
+        transport = Names(memory_network)
+        here = world(transport)
+
+        def named(name: str) -> taps.RemoteEndpoint:
+            return taps.RemoteEndpoint(identifiers={"_test.name": name})
+
+        def zoned(zone: str) -> taps.RemoteEndpoint:
+            return taps.RemoteEndpoint(ip_address="fe80::1", interface=zone, port=9)
+
+        for wanted, friend, stranger in (
+            (named("me"), named("me"), named("you")),
+            (named("me"), named("me"), zoned("eth0")),
+            (zoned("eth0"), zoned("eth0"), zoned("eth1")),
+        ):
+            async with here.preconnection(local="127.0.0.1:0", remote=wanted).listen() as listener:
+                got: list[Any] = []
+                listener.on(taps.ConnectionReceived, lambda e, got=got: got.append(e.connection))
+                clients = []
+                for transport.next in (stranger, friend):
+                    clients += await clients_of(here, listener, 1)
+                    await turns()
+                assert [server.remote_endpoint for server in got] == [friend]
+                abort_all(*clients, *got)
+                await turns()
+
+    run(main, memory_network)
+
+
+def test_each_connection_tells_by_which_stack_and_address_it_came(
+    run: Run, world: Any, memory_network: MemoryNetwork
+) -> None:
+    async def main() -> None:
+        here = world(MemoryStream(memory_network), MemoryMessages(memory_network))
+        async with here.listen(at=["127.0.0.1:70", "10.0.0.1:71"]) as listener:
+            for place in ("127.0.0.1:70", "10.0.0.1:71"):
+                for protocol in ("memory-stream", "memory-messages"):
+                    there = taps.RemoteEndpoint.parse(place).with_protocol(protocol)
+                    client = await here.to(there).initiate()
+                    server = await listener.accept()
+                    assert str(server.local_endpoint) == place
+                    assert server.stack.transport.name == protocol
+                    abort_all(client, server)
+
+    run(main, memory_network)
+
+
 def test_nothing_is_handed_over_before_everything_is_open(
     run: Run, world: Any, memory_network: MemoryNetwork, turns: Any
 ) -> None:
@@ -1014,6 +1111,61 @@ def test_handshakes_run_side_by_side_under_a_cap_and_a_deadline(
             for each in silent:
                 with pytest.raises(taps.ConnectionError):
                     await each.receive(max_length=1)
+
+    run(main, memory_network)
+
+
+class Silent(Framer):
+    """Waits for a word of the peer before it is ready."""
+
+    boundaries = False
+
+    def start(self) -> None:
+        """Says nothing."""
+
+    def handle_received_data(self) -> None:
+        parsed = self.parse(1, 1)
+        if parsed is not None:
+            self.advance_receive_cursor(1)
+            self.start_passthrough()
+            self.make_connection_ready()
+
+    def new_sent_message(self, data: Any, context: Any, end_of_message: bool) -> None:
+        self.send(data, end_of_message)
+
+
+def test_framers_that_wait_for_the_peer_are_handshakes_too(
+    run: Run,
+    world: Any,
+    memory_network: MemoryNetwork,
+    turns: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("taps_core.runtime.listener.HANDSHAKE_TIMEOUT", 0.2)
+    monkeypatch.setattr("taps_core.runtime.listener.MAX_HANDSHAKES", 4)
+
+    async def main() -> None:
+        here = world(MemoryStream(memory_network))
+        async with here.listen(framers=Silent) as listener:
+            silent = await clients_of(here, listener, 10)
+            await turns()
+            assert 4 <= len(listener._handshakes) < 10
+            late = (await clients_of(here, listener, 1))[0]
+            await late.send(b"!hello")
+            server = await listener.accept()  # once those before have had their time
+            assert (await server.receive(max_length=5)).data == b"hello"
+            for each in silent:
+                with pytest.raises(taps.ConnectionError):
+                    await each.receive(max_length=1)
+            # Stopping ends those that are at it, and waits for none.
+            last = (await clients_of(here, listener, 1))[0]
+            await turns()
+            listener.stop()
+            await listener.stopped()
+            with pytest.raises(taps.ConnectionError):
+                await last.receive(max_length=1)
+            assert server.state is taps.ConnectionState.ESTABLISHED
+            abort_all(late, server)
 
     run(main, memory_network)
 

@@ -244,10 +244,6 @@ class UDPListeningFlow(Port, ListeningFlow):
             admitted = self._request.door.admit(part[0], remote, reply)
             if admitted is None:
                 return
-        if len(self._unanswered) >= self._most_unanswered:
-            oldest = next(iter(self._unanswered))
-            self._drops.count(DISPLACED)
-            oldest.end(evicted(str(oldest.remote_endpoint), self._most_unanswered))
         local = self._local
         if control:
             here = socket_local_endpoint((source_address(control), local.port))
@@ -276,6 +272,11 @@ class UDPListeningFlow(Port, ListeningFlow):
             self.loop.call_exception_handler(
                 {"message": f"the taker of {self._local} raised", "exception": error}
             )
+        # Only now: whoever was turned away takes nobody's place.
+        if len(self._unanswered) > self._most_unanswered:
+            oldest = next(iter(self._unanswered))
+            self._drops.count(DISPLACED)
+            oldest.end(evicted(str(oldest.remote_endpoint), self._most_unanswered))
 
     def _reply(self, address: Any, control: Sequence[Control], data: bytes) -> None:
         """Of a door. It keeps no state, so what does not leave now is lost."""

@@ -106,6 +106,33 @@ def test_the_oldest_that_was_never_answered_makes_room(udp):
     udp.run(main)
 
 
+def test_whoever_is_turned_away_takes_nobodys_place(udp):
+    async def main():
+        door = Door(udp)
+        turned_away = []
+
+        def incoming(flow, admitted):
+            if flow.remote_endpoint.ip_address == "127.0.0.3":
+                turned_away.append(flow)
+                flow.abort()
+            else:
+                door(flow, admitted)
+
+        listener = await udp.listen(incoming, transport=UDP(most_unanswered=2))
+        friends = [udp.peer(), udp.peer()]
+        for peer in friends:
+            peer.sendto(b"hello", target(listener))
+        await udp.until(lambda: len(door.ends) == 2)
+        strangers = [udp.peer("127.0.0.3") for _ in range(5)]
+        for peer in strangers:
+            peer.sendto(b"hello", target(listener))
+        await udp.until(lambda: len(turned_away) == 5)
+        await udp.settle()
+        assert not any(end.recorder.is_closed for end in door.ends)
+
+    udp.run(main)
+
+
 def test_what_nobody_takes_is_given_up_and_what_is_taken_stays(udp):
     async def main():
         door = Door(udp, start=False)
