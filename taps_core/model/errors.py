@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import builtins
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from taps_core.model.messages import MessageContext
 
 __all__ = [
+    "CUT_OFF",
     "Attempt",
     "CloneError",
     "ConnectionError",
@@ -47,6 +48,11 @@ __all__ = [
     "SendError",
     "TapsError",
 ]
+
+
+#: ``detail`` of a ReceiveError: nothing is wrong with what came of the Message, only the
+#: rest will never come.
+CUT_OFF: Final = "cut-off"
 
 
 class Reason(StrEnum):

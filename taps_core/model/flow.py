@@ -94,7 +94,9 @@ class Receiver(Protocol):
         """A Message could not be received.
 
         If the last part that came up was not the end of its Message, that is
-        the Message which failed: no more of it comes, drop what there is.
+        the Message which failed: no more of it comes, drop what there is. (Not where
+        ``error.detail`` is ``"cut-off"``: only its end is missing, and whoever asks for
+        parts may have what there is.)
 
         Args:
             error: Why.

@@ -19,7 +19,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from taps_core.model.errors import Reason, ReceiveError, SendError
+from taps_core.model.errors import CUT_OFF, Reason, ReceiveError, SendError
 
 if TYPE_CHECKING:
     from taps_core.model.flow import Data, PartTuple
@@ -33,6 +33,7 @@ __all__ = [
     "Framer",
     "FramerControl",
     "Parsed",
+    "cut_off",
     "deframing_failed",
     "too_large",
 ]
@@ -46,6 +47,11 @@ HEADER_ROOM: Final = 64 * 1024
 def deframing_failed(sentence: str, *, detail: str | None = None) -> ReceiveError:
     """The error for bytes that are no frame."""
     return ReceiveError(sentence, reason=Reason.DEFRAMING_FAILED, detail=detail)
+
+
+def cut_off() -> ReceiveError:
+    """The error for a frame whose end will not come."""
+    return deframing_failed("the data ended inside a frame", detail=CUT_OFF)
 
 
 def too_large(what: str, size: int | None, limit: int) -> SendError:

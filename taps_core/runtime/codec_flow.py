@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from taps_core.model.errors import ConnectionError, Reason, ReceiveError, SendError
 from taps_core.model.flow import LayerFlow
-from taps_core.model.framer import HEADER_ROOM, LONG_READ, deframing_failed, too_large
+from taps_core.model.framer import HEADER_ROOM, LONG_READ, cut_off, deframing_failed, too_large
 from taps_core.runtime.framed_sends import FramedRecord
 
 if TYPE_CHECKING:
@@ -370,7 +370,7 @@ class CodecFlow(LayerFlow):
             if reached != len(data):
                 self._keep(data, reached, end)
             if end and self._codec.incomplete:
-                raise _cut_off()
+                raise cut_off()
         except ReceiveError as error:
             if not done:
                 backlog.popleft()
@@ -416,7 +416,7 @@ class CodecFlow(LayerFlow):
 
     def _keep(self, data: bytes, consumed: int, end_of_message: bool) -> None:
         if end_of_message:
-            raise _cut_off()
+            raise cut_off()
         self._rest = data[consumed:]
         self._plain = False
         if len(self._rest) > self._codec.max_length + HEADER_ROOM:
@@ -496,7 +496,7 @@ class CodecFlow(LayerFlow):
             return
         if self._rest or self._codec.incomplete:
             self._deaf = True
-            self.receiver.failed(_cut_off(), True)
+            self.receiver.failed(cut_off(), True)
         else:
             self.receiver.finished()
 
@@ -513,10 +513,6 @@ class CodecFlow(LayerFlow):
             self._finished_behind = False
             self.finished()
         if error is None and not self._deaf and (self._rest or self._codec.incomplete):
-            self.receiver.failed(_cut_off(), True)
+            self.receiver.failed(cut_off(), True)
         self._deaf = True
         self.receiver.closed(self._error or error)
-
-
-def _cut_off() -> ReceiveError:
-    return deframing_failed("the data ended inside a frame", detail="cut-off")

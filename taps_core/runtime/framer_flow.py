@@ -30,12 +30,13 @@ from taps_core.model.framer import (
     HEADER_ROOM,
     FramerControl,
     Parsed,
+    cut_off,
     deframing_failed,
     too_large,
 )
 from taps_core.runtime.framed_sends import Fates, FramedRecord
 from taps_core.runtime.held import HeldCalls
-from taps_core.runtime.receive_cursor import ReceiveCursor, cut_off
+from taps_core.runtime.receive_cursor import ReceiveCursor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from taps_core.model.errors import EndOfData, Reason, ReceiveError
+from taps_core.model.errors import CUT_OFF, EndOfData, Reason, ReceiveError
 from taps_core.model.messages import Message, MessageContext
 from taps_core.runtime.awaitables import TURN, TURN_OPERATION, afresh
 
@@ -492,6 +492,10 @@ class Inbox:
         A fatal error is the outcome of the Receives that follow. Otherwise
         nobody's Receive fails, unless a part of the Message was delivered.
         """
+        if fatal and error.detail == CUT_OFF:
+            # What came of it is good for those who ask for parts (RFC 9623, 5.2).
+            self.finish(error)
+            return
         lost, self._latest = self._latest, None
         if lost is not None:
             self.size -= lost.size
@@ -518,7 +522,7 @@ class Inbox:
                 end = ReceiveError(
                     "the Connection ended inside a Message",
                     reason=Reason.DEFRAMING_FAILED,
-                    detail="cut-off",
+                    detail=CUT_OFF,
                     context=unfinished.context,
                 )
             self.end = end

@@ -10,19 +10,13 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from taps_core.model.framer import Parsed, deframing_failed
+from taps_core.model.framer import Parsed, cut_off, deframing_failed
 
 if TYPE_CHECKING:
-    from taps_core.model.errors import ReceiveError
     from taps_core.model.flow import PartTuple
     from taps_core.model.messages import MessageContext
 
-__all__ = ["ReceiveCursor", "cut_off"]
-
-
-def cut_off() -> ReceiveError:
-    """The error for a frame whose end will not come."""
-    return deframing_failed("the data ended inside a frame", detail="cut-off")
+__all__ = ["ReceiveCursor"]
 
 
 class _Claim:

@@ -94,5 +94,5 @@ async def settle() -> None:
 async def until(condition: Callable[[], Any]) -> None:
     """Until it holds; only a failing test waits for long."""
     async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110  # no event: often it is the kernel's state
+        while not condition():  # no event: often it is the kernel's state
             await asyncio.sleep(0.001)
