@@ -132,3 +132,21 @@ def test_every_dependency_has_its_reason() -> None:
         demanded |= {re.split(r"[^\w-]", word)[0] for word in words}
     ours = {word for word in demanded if word.startswith("taps-")}
     assert demanded - ours == explained
+
+
+@pytest.mark.parametrize("topic", ["groups", "listeners", "parts", "endpoints"])
+def test_each_row_of_a_page_of_cases_names_tests_that_exist(topic: str) -> None:
+    page = ROOT / "docs" / "reference" / f"{topic}.md"
+    rows = [line for line in page.read_text().splitlines() if line.startswith("|")]
+    cases = [row for row in rows if not row.startswith("|---") and "| Test |" not in row]
+    assert len(cases) > 10
+    existing = {
+        test
+        for folder in ("tests", "plugins", "framers")
+        for file in (ROOT / folder).rglob("test_*.py")
+        for test in re.findall(r"^def (test_\w+)", file.read_text(), re.MULTILINE)
+    }
+    for row in cases:
+        named = re.findall(r"`(test_\w+)`", row)
+        assert named, row
+        assert set(named) <= existing, row

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import taps_core as taps
-from tests.integration.sockets import listening, preconnection
+from tests.integration.sockets import listening, pair, preconnection, settle
 
 if TYPE_CHECKING:
     from taps_core.testing.fixtures import Run
@@ -144,5 +145,60 @@ def test_a_group_over_sockets_ends_together(run: Run, stack: str) -> None:
                     ends_by = [event async for event in events][-1]
                     assert isinstance(ends_by, last)
                 assert clone.grouped_connections() == set()
+
+    run(main)
+
+
+# ------------------------------------------------------------------- docs/reference/endpoints.md
+
+
+@STACKS
+@pytest.mark.requirement("G-9622-7.5-01")
+def test_endpoints_of_tcp_and_udp_are_fixed(run: Run, stack: str) -> None:
+    async def main() -> None:
+        async with pair(stack) as (client, server):
+            for connection in (client, server):
+                changes = (
+                    connection.add_remote,
+                    connection.remove_remote,
+                    connection.add_local,
+                    connection.remove_local,
+                )
+                for change in changes:
+                    with pytest.raises(taps.PropertyError) as caught:
+                        change("127.0.0.7:7")
+                    assert str(caught.value) == (
+                        f"{stack} uses one pair of addresses, fixed at establishment"
+                    )
+                connection.add_remote(connection.remote_endpoint)
+                connection.add_local(connection.local_endpoint)
+            await client.send(b"alive")
+            assert (await server.receive(max_length=5)).data == b"alive"
+
+    run(main)
+
+
+def test_an_address_added_while_tcp_connects_is_tried(run: Run) -> None:
+    async def main() -> None:
+        with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+            # Nobody accepts, and the backlog is full: no answer to a SYN.
+            busy = [socket.socket() for _ in range(3)]
+            try:
+                for each in busy:
+                    each.setblocking(False)
+                    each.connect_ex(full.getsockname())
+                async with listening("TCP") as ends:
+                    there = "127.0.0.1:%d" % full.getsockname()[1]
+                    client = preconnection("TCP", remote=there).initiate()
+                    ends.connections.append(client)
+                    await settle()
+                    assert client.state is taps.ConnectionState.ESTABLISHING
+                    client.add_remote(ends.listener.remote_endpoint)
+                    await client
+                    assert client.remote_endpoint == ends.listener.remote_endpoint
+                    await ends.accepted_from(client)
+            finally:
+                for each in busy:
+                    each.close()
 
     run(main)
