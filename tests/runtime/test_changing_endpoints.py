@@ -193,6 +193,21 @@ def test_the_last_endpoint_cannot_be_removed(
     run(main, memory_network)
 
 
+def test_a_group_of_many_is_no_further_candidate(
+    run: Run, world: Any, memory_network: MemoryNetwork
+) -> None:
+    """It can only be sent to, and this Connection may be meant for more."""
+    memory_network.blackhole("10.0.0.1")
+
+    async def main() -> None:
+        client = world(MemoryStream(memory_network)).to(HOLE).initiate()
+        with pytest.raises(taps.PropertyError, match="multicast"):
+            client.add_remote(taps.RemoteEndpoint(multicast_group="239.1.2.3", port=7))
+        client.abort()
+
+    run(main, memory_network)
+
+
 def test_a_clone_that_is_establishing_goes_where_its_parent_goes(
     run: Run, world: Any, memory_network: MemoryNetwork
 ) -> None:
