@@ -18,7 +18,6 @@ STACKS = pytest.mark.parametrize("stack", ["TCP", "length-prefix/TCP", "UDP"])
 
 
 @STACKS
-@pytest.mark.requirement("R-9623-10.1-01")
 def test_a_clone_has_a_socket_of_its_own_to_the_same_place(run: Run, stack: str) -> None:
     async def main() -> None:
         async with listening(stack) as ends:
@@ -42,7 +41,7 @@ def test_a_clone_has_a_socket_of_its_own_to_the_same_place(run: Run, stack: str)
 
 
 @pytest.mark.parametrize("stack", ["TCP", "UDP"])
-@pytest.mark.requirement("G-9622-7.4-01", "G-9622-7.4-02", "G-9622-7.4-03")
+@pytest.mark.requirement("G-9622-7.4-01", "G-9622-7.4-02", "G-9622-7.4-03", "R-9623-10.1-01")
 def test_what_is_set_on_one_reaches_the_socket_of_the_other(run: Run, stack: str) -> None:
     async def main() -> None:
         async with listening(stack) as ends:
@@ -188,7 +187,7 @@ def test_an_address_added_while_tcp_connects_is_tried(run: Run) -> None:
                     each.setblocking(False)
                     each.connect_ex(full.getsockname())
                 async with listening("TCP") as ends:
-                    there = "127.0.0.1:%d" % full.getsockname()[1]
+                    there = f"127.0.0.1:{full.getsockname()[1]}"
                     client = preconnection("TCP", remote=there).initiate()
                     ends.connections.append(client)
                     await settle()

@@ -92,7 +92,6 @@ def test_so_many_are_open_at_a_time_over_sockets(run: Run, stack: str) -> None:
 
 
 @STACKS
-@pytest.mark.requirement("R-9622-6-04")
 def test_who_may_come_over_sockets(run: Run, stack: str) -> None:
     async def main() -> None:
         for remotes in (["127.0.0.2"], ["127.0.0.9:9", "127.0.0.2"], ["[::1]", "127.0.0.2"]):
@@ -165,6 +164,7 @@ def test_stop_leaves_what_was_handed_over_and_ends_what_waits(run: Run, stack: s
     run(main)
 
 
+@pytest.mark.requirement("R-9623-4.7-04")
 def test_several_ports_and_addresses_are_one_listener_over_sockets(run: Run) -> None:
     async def main() -> None:
         locals_ = ["127.0.0.1:0", "127.0.0.2:0"]
@@ -207,6 +207,7 @@ def test_several_ports_and_addresses_are_one_listener_over_sockets(run: Run) -> 
     run(main)
 
 
+@pytest.mark.requirement("R-9623-4.7.2-01", "R-9623-4.7.2-02")
 def test_whoever_comes_back_over_udp_is_a_new_connection_once_the_old_one_is_gone(
     run: Run,
 ) -> None:

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import taps_core as taps
+from taps_core.plugin import Codec, Framer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from taps_core.plugin import SendRecord
     from taps_core.testing.fixtures import Run
 
 PLAIN = taps.SecurityParameters.disabled()
@@ -372,5 +374,57 @@ def test_the_largest_message_is_the_framers_where_there_is_one(run: Run) -> None
                 assert caught.value.reason is taps.Reason.MESSAGE_TOO_LARGE
                 await connection.send(bytes(1000))
                 assert len(await connection.receive()) == 1000
+
+    run(main)
+
+
+class Shouting(Codec):
+    """An application's own: a Message ends with an exclamation mark, which it may not contain."""
+
+    max_length = 1000
+
+    def encode(self, data: Any, record: SendRecord | None, /) -> bytes:
+        return bytes(data) + b"!"
+
+    def decode(self, data: bytes, parts: list[Any], /) -> int:
+        *whole, rest = data.split(b"!")
+        parts += [(each, None, True) for each in whole]
+        return len(data) - len(rest)
+
+
+class Greeting(Framer):
+    """An application's own, with the RFC's events: one byte for another, then as it comes."""
+
+    boundaries = False
+
+    def start(self) -> None:
+        self.send(b"?")
+
+    def handle_received_data(self) -> None:
+        if self.parse(1, 1) is not None:
+            self.advance_receive_cursor(1)
+            self.start_passthrough()
+            self.make_connection_ready()
+
+
+@pytest.mark.requirement("R-9623-6-01")
+def test_applications_bring_framers_of_their_own(run: Run) -> None:
+    async def main() -> None:
+        framers = [Greeting, Shouting]
+        async with preconnection(local="127.0.0.1:0", framers=framers).listen(echo) as listener:
+            there = preconnection(remote=listener.remote_endpoint, framers=framers)
+            async with there.initiate(timeout=10) as connection:
+                assert str(connection.stack) == "Shouting/Greeting/TCP"
+                for data in (b"hello", b"", b"again"):
+                    await connection.send(data)
+                    message = await connection.receive()
+                    assert (message.data, message.end_of_message) == (data, True)
+            # On the wire it is what they made of it.
+            port = listener.local_endpoints[0].port
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"?plain!")
+            assert await reader.readexactly(7) == b"?plain!"
+            writer.close()
+            await writer.wait_closed()
 
     run(main)

@@ -545,7 +545,7 @@ def test_sends_queued_before_a_failure_get_their_own_error_first(
 # ------------------------------------------------------------------- copies
 
 
-@pytest.mark.requirement("R-9622-7.1-01", "R-9623-2-02", "G-9622-7-01")
+@pytest.mark.requirement("R-9622-7.1-01", "R-9623-2-02", "G-9622-7-01", "R-9622-6-06")
 def test_editing_a_preconnection_reaches_nothing_that_was_made_before(
     run: Run, world: Any, memory_network: MemoryNetwork
 ) -> None:
@@ -700,3 +700,83 @@ def test_connections_made_alike_share_a_copy_of_what_was_said_until_it_is_edited
 async def _end(connection: taps.Connection[Any]) -> None:
     connection.abort()
     await connection._released()
+
+
+# ------------------------------------------------------------------- names and addresses
+
+
+class Book:
+    """A resolver with a book of names, which notes what it was asked for."""
+
+    def __init__(self, **names: list[str]) -> None:
+        self.names = names
+        self.asked: list[str] = []
+
+    async def resolve(self, endpoint: Any) -> list[Any]:
+        if endpoint.hostname is None or endpoint.ip_address is not None:
+            return [endpoint]
+        self.asked.append(endpoint.hostname)
+        return [endpoint.with_ip_address(each) for each in self.names[endpoint.hostname]]
+
+
+@pytest.mark.requirement("G-9622-6.1-02")
+def test_an_address_reaches_itself_alone_and_a_name_any_of_its_addresses(
+    run: Run, world: Any, memory_network: MemoryNetwork
+) -> None:
+    async def main() -> None:
+        book = Book(there=["127.0.0.9", "127.0.0.8", "127.0.0.1"])
+        here = world(MemoryStream(memory_network), resolver=book)
+        async with here.listen(at="127.0.0.1:70") as listener:
+            # By the name alone: whichever of its addresses answers.
+            named = taps.RemoteEndpoint(hostname="there", port=70)
+            client = await here.to(named).initiate()
+            assert client.remote_endpoint.ip_address == "127.0.0.1"
+            tried = [attempt.what.split()[-1] for attempt in client.report]
+            assert tried == ["127.0.0.9:70", "127.0.0.8:70", "127.0.0.1:70"]
+            client.abort()
+            (await listener.accept()).abort()
+            assert book.asked == ["there"]
+            # An address beside the name: that one, and the name is only verified.
+            for address in ("127.0.0.9", "127.0.0.1"):
+                both = named.with_ip_address(address)
+                connection = here.to(both).initiate()
+                if address == "127.0.0.1":
+                    await connection
+                    (await listener.accept()).abort()
+                else:
+                    with pytest.raises(taps.EstablishmentError):
+                        await connection
+                assert [attempt.what.split()[-1] for attempt in connection.report] == [
+                    f"{address}:70"
+                ]
+                connection.abort()
+            assert book.asked == ["there"]
+
+    run(main, memory_network)
+
+
+@pytest.mark.requirement("G-9622-6.1-03")
+def test_names_are_resolved_when_it_is_time_and_each_time(
+    run: Run, world: Any, memory_network: MemoryNetwork
+) -> None:
+    async def main() -> None:
+        book = Book(here=["127.0.0.1"], there=["127.0.0.9"])
+        here = world(MemoryStream(memory_network), resolver=book)
+        listening = here.preconnection(local="here:70")
+        calling = here.to("there:70")
+        calling.select()
+        assert book.asked == []
+        async with listening.listen() as listener:
+            assert book.asked == ["here"]
+            with pytest.raises(taps.EstablishmentError):
+                await calling.initiate()
+            assert book.asked == ["here", "there"]
+            # What Resolve found is not kept either: the name is asked for anew.
+            await calling.resolve()
+            book.names["there"] = ["127.0.0.1"]
+            client = await calling.initiate()
+            (await listener.accept()).abort()
+            client.abort()
+            assert book.asked == ["here", "there", "there", "there"]
+
+    run(main, memory_network)

@@ -94,7 +94,7 @@ def test_without_a_local_endpoint_listen_raises_at_once(
     run(main, memory_network)
 
 
-@pytest.mark.requirement("G-9622-7.2-02", "R-9623-4.7.1-01")
+@pytest.mark.requirement("G-9622-7.2-02", "R-9623-4.7.1-01", "R-9622-6-04")
 def test_accept_gives_connections_in_order_and_cancelling_loses_none(
     run: Run, world: Any, memory_network: MemoryNetwork, turns: Any
 ) -> None:
@@ -909,7 +909,6 @@ def test_editing_the_preconnection_after_listen_changes_nothing(
     run(main, memory_network)
 
 
-@pytest.mark.requirement("R-9622-6-04")
 def test_remote_endpoints_filter_who_may_come(
     run: Run, world: Any, memory_network: MemoryNetwork
 ) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 import taps_core as taps
 from taps_core.plugin import Kind, LayerFlow, Property, Support, Transport, ValueType
-from taps_core.testing import MemoryDatagram, MemoryNetwork, MemoryStream
+from taps_core.testing import MemoryDatagram, MemoryNetwork, MemoryStream, MemoryTLS
 from taps_framers import LengthPrefix
 
 if TYPE_CHECKING:
@@ -387,5 +387,47 @@ def test_datagrams_tell_how_large_a_message_may_be(
         assert caught.value.reason is taps.Reason.MESSAGE_TOO_LARGE
         connection.abort()
         await asyncio.sleep(0)
+
+    run(main, memory_network)
+
+
+@pytest.mark.requirement("R-9623-7-02")
+def test_the_layer_nearest_the_application_decides_first(
+    run: Run, world: Any, memory_network: MemoryNetwork
+) -> None:
+    """As HTTP/2 asks for a PING of its own in place of TCP's keep-alives."""
+
+    class PingingFlow(LayerFlow):
+        def __init__(self, lower: Flow) -> None:
+            super().__init__(lower)
+            self.pings: Any = None
+
+        def apply(self, property: str, value: Any, /) -> bool:  # noqa: A002  # RFC 9622's word
+            if property != "keepAliveTimeout":
+                return super().apply(property, value)
+            self.pings = value
+            return True
+
+        def read(self, property: str, /) -> Any:  # noqa: A002  # RFC 9622's word
+            return self.pings if property == "keepAliveTimeout" else super().read(property)
+
+    class Pinging(MemoryTLS):
+        async def connect(self, lower: Any, request: ConnectRequest) -> Flow:
+            return PingingFlow(await super().connect(lower, request))
+
+    async def main() -> None:
+        transport = Knowing(memory_network)
+        here = world(transport, Pinging())
+        async with here.listen() as listener:
+            connection = await here.to(listener).initiate()
+            connection.set_property("keepAliveTimeout", 6.5)
+            connection.set_property("_test.level", 5)
+            # The transport, which would have made 7 of it, was not asked.
+            assert connection.properties["keepAliveTimeout"] == 6.5
+            assert "keepAliveTimeout" not in transport.flows[0].values
+            # What the upper one does not know goes down.
+            assert transport.flows[0].values["_test.level"] == 5
+            connection.abort()
+            (await listener.accept()).abort()
 
     run(main, memory_network)

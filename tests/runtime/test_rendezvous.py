@@ -10,6 +10,7 @@ import pytest
 
 import taps_core as taps
 from taps_core.testing import MemoryNetwork, MemoryStream
+from taps_framers import LengthPrefix
 
 if TYPE_CHECKING:
     from taps_core.plugin import ConnectRequest
@@ -87,7 +88,9 @@ def test_two_sides_meet(run: Run, world: Any, memory_network: MemoryNetwork) -> 
         one = here.to("127.0.0.2:7", local="127.0.0.1:7")
         other = here.to("127.0.0.1:7", local="127.0.0.2:7")
         first = one.rendezvous()
-        one.add_remote("127.0.0.9:9")  # too late for the first
+        # All of this is too late for the first.
+        one.add_remote("127.0.0.9:9").add_local("127.0.0.9:7").add_framer(LengthPrefix())
+        one.transport.require("multistreaming").set("connPriority", 3)
         second = other.rendezvous()
         async with first, second:
             assert transport.roles == ["rendezvous", "rendezvous"]
@@ -97,6 +100,7 @@ def test_two_sides_meet(run: Run, world: Any, memory_network: MemoryNetwork) -> 
             await first.send(b"hello")
             assert (await second.receive(max_length=5)).data == b"hello"
             assert not first.accepted
+            assert first.properties["connPriority"] == 100
             assert len(first.report) == 1
 
     run(main, memory_network)

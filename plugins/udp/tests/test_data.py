@@ -254,6 +254,7 @@ async def received_class(udp, peer):
 
 
 @pytest.mark.linux
+@pytest.mark.requirement("G-9622-9.1.3-03")
 def test_capacity_profiles_become_code_points(udp):
     async def main():
         for address, option in (("127.0.0.1", (0, 13)), ("::1", (41, 66))):

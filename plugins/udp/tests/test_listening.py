@@ -27,6 +27,7 @@ class Door:
         self.ends.append(self.udp.adopt(flow, start=self.start))
 
 
+@pytest.mark.requirement("R-9623-4.7.2-02")
 def test_the_first_datagram_makes_one_flow_and_is_its_first_message(udp):
     async def main():
         door = Door(udp)
