@@ -171,6 +171,33 @@ async def initiate_across_a_distance(place: Place) -> AsyncIterator[Act]:
         place.network.delay("127.0.0.1", 0)
 
 
+@covers("Connection.__await__")
+async def initiate_while_the_candidates_change(place: Place) -> AsyncIterator[Act]:
+    """What was being tried is given up as if it had been cancelled."""
+    made: list[Connection] = []
+
+    async with place.listen(Collector()) as listener:
+        async with place.listen() as gone:
+            nobody = gone.remote_endpoint
+
+        async def act() -> None:
+            connection = place.to(listener).initiate()
+
+            def change(change_one: Callable[[Any], None]) -> None:
+                if connection.state is taps.ConnectionState.ESTABLISHING:
+                    change_one(nobody)
+
+            loop = asyncio.get_running_loop()
+            loop.call_soon(change, connection.add_remote)
+            loop.call_soon(loop.call_soon, change, connection.remove_remote)
+            made.append(await connection)
+
+        yield act
+        if not made:
+            assert not of_clients(place, listener)
+        await place.end(*made)
+
+
 @covers("Connection.__await__", where=only("stream"))
 async def initiate_that_loads_the_plugins(place: Place) -> AsyncIterator[Act]:
     """The first Connection of a System imports plugins in a thread."""
@@ -845,6 +872,23 @@ async def clone(place: Place) -> AsyncIterator[Act]:
         assert client.grouped_connections() == {client, *made}
         await check_usable(client, server)
         await place.end(*made)
+
+
+@covers("Connection.__await__")
+async def clone_of_what_is_establishing(place: Place) -> AsyncIterator[Act]:
+    """The clone is given up, and what it waits for is not."""
+    made: list[Connection] = []
+    async with place.listen(Collector()) as listener:
+        client = place.to(listener).initiate()
+
+        async def act() -> None:
+            made.append(await client.clone())
+
+        yield act
+        await client
+        assert client.grouped_connections() == {client, *made}
+        await client.send(b"alive")
+        await place.end(client, *made)
 
 
 @covers("IncomingStreams.__anext__", "IncomingStreams.aclose", where=streams)
