@@ -212,7 +212,15 @@ class Taken(Message[T_co]):
     __init__ = object.__init__  # the point of it
 
 
-Taken.__name__ = Taken.__qualname__ = "Message"  # which it is to everybody else
+class Rest(Message[T_co]):
+    """What is left of a Message of which a part was received before: its last part."""
+
+    __slots__ = ()
+
+
+# Which they are to everybody else.
+Taken.__name__ = Taken.__qualname__ = "Message"
+Rest.__name__ = Rest.__qualname__ = "Message"
 
 
 class SendRecord:

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from taps_core.model.errors import CUT_OFF, EndOfData, Reason, ReceiveError
-from taps_core.model.messages import Message, MessageContext
+from taps_core.model.messages import Message, MessageContext, Rest
 from taps_core.runtime.awaitables import TURN, TURN_OPERATION, afresh
 
 if TYPE_CHECKING:
@@ -452,6 +452,8 @@ class Inbox:
             self.size -= incoming.size
             whole = incoming.take() if incoming.size else b""
             self._enqueue_one(whole, incoming.context)
+            if incoming.delivered:
+                self.queue[-1] = Rest(whole, incoming.context, True, self._host)
             return
         self._latest = incoming
         if self.size > MAX_ASSEMBLY and incoming.size:
@@ -747,9 +749,11 @@ class Inbox:
         part = first.take(maximum)
         self._give_back(len(part))
         if first.size:
+            first.delivered = True
             queue.appendleft(first)
             return Message(part, first.context, False, host)
-        return Message(part, first.context, first.end, host)
+        kind = Rest if first.delivered and first.end else Message
+        return kind(part, first.context, first.end, host)
 
     def _give_back(self, size: int) -> None:
         """Bytes of the first Message in the queue are gone before it is."""
@@ -775,6 +779,7 @@ class Inbox:
             and (current.size or (last and current.delivered))
         ):
             current.context = current.context or MessageContext()
+            kind = Rest if current.delivered else Message
             current.delivered = True
             part = b""
             if current.size:
@@ -783,7 +788,9 @@ class Inbox:
             emptied = over and not current.size
             if emptied:
                 self._remove(current)
-            return Message(part, current.context, emptied and last, self._host)
+            if emptied and last:
+                return kind(part, current.context, True, self._host)
+            return Message(part, current.context, False, self._host)
         assert self.end is not None, "take() without anything to take"
         raise afresh(self.end)
 

@@ -20,7 +20,7 @@ from taps_core.model.events import (
     Received,
     ReceivedPartial,
 )
-from taps_core.model.messages import Message, Taken
+from taps_core.model.messages import Message, Rest, Taken
 from taps_core.runtime.awaitables import CREDIT
 from taps_core.runtime.inbox import ALONE, NOTHING, REST, UNUSED, Mark, Search
 from taps_core.runtime.push import Signal
@@ -194,9 +194,8 @@ class ReceivingHalf(SendingHalf[T]):
         if self._log is not None:
             self._note("received", bytes=_size(message.data), end_of_message=message.end_of_message)
         if self._dispatcher is not None:
-            self._dispatcher.emit(
-                Received(message) if message.end_of_message else ReceivedPartial(message)
-            )
+            whole = message.end_of_message and not isinstance(message, Rest)
+            self._dispatcher.emit(Received(message) if whole else ReceivedPartial(message))
 
     def _receive_ended(self, error: TapsError) -> None:
         if self._dispatcher is not None:

@@ -415,6 +415,62 @@ def test_byte_by_byte_is_the_same_message(run: Any, pair: Any, memory_network: A
 # ------------------------------------------------------------------- a stream without framer
 
 
+@pytest.mark.requirement("G-9622-9.3.2-01", "G-9622-9.3.2.2-01")
+def test_received_is_a_message_in_one_piece_and_its_last_part_is_a_part(
+    run: Any, play: Any, log: Any, turns: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inbox_module, "MAX_ASSEMBLY", 1000)
+
+    async def main() -> None:
+        async with play.connection() as (connection, flow):
+            events = log(connection)
+            # Divided by the one who receives, when it was whole and when it was not.
+            flow.receive(b"0123456789")
+            for length in (4, 4, 4):
+                await connection.receive(max_length=length)
+            flow.parts((b"begun", None, False))
+            await connection.receive(min_incomplete_length=1)
+            flow.parts((b"ended", None, True))
+            await connection.receive()
+            # By what can be held.
+            flow.parts((bytes(2000), None, False))
+            await connection.receive()
+            flow.parts((b"end", None, True))
+            await connection.receive()
+            # In one piece, whatever pieces it came in.
+            flow.receive(b"whole")
+            await connection.receive_exactly(5)
+            flow.parts((b"wh", None, False), (b"ole", None, True))
+            await connection.receive()
+            await turns()
+            assert events.names == ["ReceivedPartial"] * 7 + ["Received"] * 2
+            ends = [event.message.end_of_message for event in events.events]
+            assert ends == [False, False, True, False, True, False, True, True, True]
+            assert {repr(event.message)[:8] for event in events.events} == {"Message("}
+
+    run(main)
+
+
+def test_a_stream_that_was_divided_ends_with_a_part(
+    run: Any, play: Any, log: Any, turns: Any
+) -> None:
+    async def main() -> None:
+        for divided in (True, False):
+            async with play.connection(play.STREAM) as (connection, flow):
+                events = log(connection)
+                flow.parts((b"bytes", None, False))
+                if divided:
+                    await connection.receive(max_length=10)
+                flow.up.finished()
+                last = await connection.receive(max_length=10)
+                assert last.end_of_message
+                await turns()
+                expected = ["ReceivedPartial"] * 2 if divided else ["Received"]
+                assert events.names == expected
+
+    run(main)
+
+
 @pytest.mark.requirement("G-9622-9.3.2.2-02")
 def test_all_bytes_of_a_stream_are_one_message_of_unknown_length(run: Any, play: Any) -> None:
     async def main() -> None:
