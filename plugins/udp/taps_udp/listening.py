@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from taps_core.plugin import (
     ListeningFlow,
+    address_family,
     open_bound_socket,
     socket_local_endpoint,
     socket_remote_endpoint,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Mapping, Sequence
 
-    from taps_core.plugin import ListenRequest, LocalEndpoint, PartTuple
+    from taps_core.plugin import ListenRequest, LocalEndpoint, PartTuple, RemoteEndpoint
     from taps_udp.options import Control
 
 __all__ = ["UDPListeningFlow", "open_listening_socket"]
@@ -104,10 +105,11 @@ class UDPListeningFlow(Port, ListeningFlow):
             if asked.interface is not None:
                 local = local.with_interface(asked.interface)
         self._local = local
-        self._several = asked.multicast_group is None and asked.ip_address in _ANY
+        self._one_way = asked.multicast_group is not None
+        self._several = not self._one_way and asked.ip_address in _ANY
         #: By the remote's address and, where the socket has several, what stands for ours.
         self._flows: dict[Any, UDPFlow] = {}
-        #: To which nothing was sent yet, the oldest first.
+        #: To which nothing was sent yet, those first that are displaced first.
         self._unanswered: dict[UDPFlow, None] = {}
         #: Of unknown remotes, while paused.
         self._knocks: deque[tuple[Any, list[Control], PartTuple]] = deque()
@@ -197,6 +199,9 @@ class UDPListeningFlow(Port, ListeningFlow):
             else:
                 batches[flow] = [part]
         for flow, parts in batches.items():
+            if self._one_way and flow in self._unanswered:
+                # None of these is ever answered: the one that is silent longest goes first.
+                self._unanswered[flow] = self._unanswered.pop(flow)
             flow.arrived(parts)
 
     def unread(self) -> None:
@@ -244,21 +249,7 @@ class UDPListeningFlow(Port, ListeningFlow):
             admitted = self._request.door.admit(part[0], remote, reply)
             if admitted is None:
                 return
-        local = self._local
-        if control:
-            here = socket_local_endpoint((source_address(control), local.port))
-            local = here if local.interface is None else here.with_interface(local.interface)
-        assert remote.ip_address is not None
-        flow = UDPFlow(
-            self,
-            self._request.properties,
-            local=local,
-            remote=remote,
-            address=address,
-            family=socket.AF_INET6 if ":" in remote.ip_address else socket.AF_INET,
-            control=control,
-            path_limit=_path_limit,
-        )
+        flow = self._make_flow(address, remote, control)
         flow.heard = now
         self._flows[(address, control) if self._several else address] = flow
         self._unanswered[flow] = None
@@ -277,6 +268,25 @@ class UDPListeningFlow(Port, ListeningFlow):
             oldest = next(iter(self._unanswered))
             self._drops.count(DISPLACED)
             oldest.end(evicted(str(oldest.remote_endpoint), self._most_unanswered))
+
+    def _make_flow(
+        self, address: Any, remote: RemoteEndpoint, control: tuple[Control, ...]
+    ) -> UDPFlow:
+        local = self._local
+        if control:
+            here = socket_local_endpoint((source_address(control), local.port))
+            local = here if local.interface is None else here.with_interface(local.interface)
+        assert remote.ip_address is not None
+        return UDPFlow(
+            self,
+            self._request.properties,
+            local=local,
+            remote=remote,
+            address=address,
+            family=address_family(remote.ip_address),
+            control=control,
+            path_limit=_path_limit,
+        )
 
     def _reply(self, address: Any, control: Sequence[Control], data: bytes) -> None:
         """Of a door. It keeps no state, so what does not leave now is lost."""

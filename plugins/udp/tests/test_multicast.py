@@ -285,3 +285,29 @@ def test_an_interface_restricts_what_is_received(network, group, source, other):
             assert not of_far._waiting
 
     run(main)
+
+
+def test_where_there_are_too_many_the_one_that_is_silent_longest_goes(udp):
+    async def main():
+        ends = []
+        group = "239.255.7.10"
+        await udp.listen(
+            lambda flow, _: ends.append(udp.adopt(flow)),
+            member(group),
+            transport=UDP(most_unanswered=2),
+            direction="Unidirectional receive",
+        )
+        with contextlib.ExitStack() as stack:
+            first, second, third = (stack.enter_context(sender("192.0.2.1")) for _ in range(3))
+            for count, sock in enumerate((first, second), 1):
+                sock.sendto(b"hello", (group, PORT))
+                await udp.until(lambda count=count: len(ends) == count)
+            first.sendto(b"again", (group, PORT))
+            await ends[0].has_data(b"helloagain")
+            third.sendto(b"me too", (group, PORT))
+            await ends[1].has_closed()
+            assert not ends[0].recorder.is_closed
+            assert ends[1].recorder.error.reason is taps.Reason.QUEUE_FULL
+            assert ends[2].recorder.messages == [b"me too"]
+
+    udp.run(main)
