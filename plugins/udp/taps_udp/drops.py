@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BUSY", "DISPLACED", "PAUSED", "UNREAD", "Drops"]
 
-#: Datagrams for which the socket had no room.
+#: Datagrams for which the socket had no room; of UDP-Lite also those covered too little.
 KERNEL: Final = "kernel"
 #: Datagrams of unknown remotes that came while the listener was paused and held its most.
 PAUSED: Final = "paused"

@@ -56,7 +56,7 @@ PROPERTIES: Final = (
         "_taps.dropped",
         Kind.CONNECTION,
         ValueType.INTEGER,
-        meaning="Datagrams that came and were dropped for lack of room.",
+        meaning="Datagrams that came and were dropped, as a rule for lack of room.",
         minimum=0,
         read_only=True,
     ),
@@ -101,7 +101,7 @@ ANCILLARY: Final = 2 * socket.CMSG_SPACE(4) + 2 * socket.CMSG_SPACE(20)
 SAFE: Final = {socket.AF_INET: 508, socket.AF_INET6: 1232}
 #: Bytes that fit into a datagram at all.
 MOST: Final = {socket.AF_INET: 65507, socket.AF_INET6: 65527}
-#: SO_MEMINFO, and its last word: datagrams for which the socket had no room.
+#: SO_MEMINFO, and its last word: datagrams that came for the socket and were not put into it.
 _MEMORY: Final = (socket.SOL_SOCKET, 55)
 _WORDS: Final = struct.Struct("=9I")
 _HEADERS: Final = {socket.AF_INET: 28, socket.AF_INET6: 48}
@@ -234,7 +234,10 @@ def path_mtu(sock: socket.socket, family: int) -> int | None:
 
 
 def kernel_drops(sock: socket.socket) -> int:
-    """Datagrams for which ``sock`` had no room; 0 where the system does not tell."""
+    """Datagrams for which ``sock`` had no room; 0 where the system does not tell.
+
+    Of UDP-Lite also those of which the checksum covers less than was demanded.
+    """
     if not LINUX:
         return 0
     try:

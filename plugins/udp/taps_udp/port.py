@@ -156,7 +156,7 @@ class Port(ABC):
         )
 
     def overruns(self) -> int:
-        """Datagrams of its only flow for which the kernel had no room."""
+        """Datagrams of its only flow that the kernel dropped."""
         return 0
 
     def unread(self) -> None:  # noqa: B027  # the flow has counted it

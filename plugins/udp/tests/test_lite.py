@@ -104,6 +104,7 @@ def test_what_is_covered_too_little_is_not_delivered(udp, peer):
             peer.sendto(data, address_of(local))
         await end.has_data(b"just enoughall of it")
         assert end.recorder.messages == [b"just enough", b"all of it"]
+        assert end.flow.read("_taps.dropped") == 1
 
     udp.run(main)
 
