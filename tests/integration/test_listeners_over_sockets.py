@@ -71,6 +71,28 @@ def test_what_waits_at_limit_0_is_bounded_and_what_comes_then_waits_with_the_ker
 
 
 @STACKS
+def test_a_peer_that_left_while_it_waited_is_delivered_with_what_it_said(
+    run: Run, stack: str
+) -> None:
+    async def main() -> None:
+        async with listening(stack) as ends:
+            ends.listener.set_new_connection_limit(0)
+            client = await ends.client()
+            await client.finish()
+            _ = client.close()
+            await until(lambda: ends.listener._waiting)
+            await settle()
+            ends.listener.set_new_connection_limit(1)
+            server = await ends.accept()
+            if stack != "UDP":  # where nobody hears of it
+                with pytest.raises(taps.EndOfData):
+                    while not (await server.receive(max_length=1)).data:
+                        pass
+
+    run(main)
+
+
+@STACKS
 def test_so_many_are_open_at_a_time_over_sockets(run: Run, stack: str) -> None:
     async def main() -> None:
         async with listening(stack, max_connections=2) as ends:

@@ -43,6 +43,21 @@ def test_both_sides_get_the_same_connection(run, late):
     run(main)
 
 
+def test_its_clone_is_dialled_and_a_peer_that_does_not_listen_refuses(run):
+    async def main():
+        one, two = free_port(), free_port()
+        first, second = peer(one, two).rendezvous(timeout=10), peer(two, one).rendezvous(timeout=10)
+        async with first, second:
+            with pytest.raises(taps.CloneError, match="refused") as caught:
+                await first.clone()
+            assert caught.value.reason is taps.Reason.ESTABLISHMENT_FAILED
+            await first.send(b"alive")
+            assert (await second.receive()).data == b"alive"
+            await asyncio.gather(first.close(), second.close())
+
+    run(main)
+
+
 def test_a_peer_that_never_comes_is_a_timeout_and_leaves_nothing(run):
     async def main():
         with pytest.raises(taps.EstablishmentTimeout):
