@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import taps_tcp
 import taps_udp
-from taps_core.model.properties import DSCP, PROPERTIES, Kind, Property, TransportProperties
+from taps_core.model.properties import (
+    DSCP,
+    EXTENSIONS,
+    PROPERTIES,
+    Kind,
+    Property,
+    TransportProperties,
+)
 from taps_core.planning import states
 from taps_core.testing import conformance
 from taps_core.testing.conformance import base, listeners, odd_moments, transports
@@ -72,6 +79,22 @@ Set as default before establishment or on the Connection, and for each Message b
 `send` or in a `MessageContext`. Read-only ones come with received Messages.
 """,
 }
+
+RATES: Final = """\
+## Rates and schedulers
+
+`maxSendRate` holds on every stack: TCP has the kernel pace it (which counts headers and
+retransmissions), elsewhere the Connection holds back what it sends. Each Connection of a group
+may send at that rate; `_taps.groupMaxSendRate` is for all of them together, on any stack. In no
+second leaves more than the rate, one Message, and 2 % where the event loop was late.
+
+`minSendRate` and `minRecvRate` are kept and can be read; no transport here makes use of them, and
+`effect()` says so. So it is with `maxRecvRate`: whoever wants less to arrive receives less, and the
+window of the transport, if it has one, fills.
+
+`connScheduler` and `connPriority` divide what the Connections of a group have in common, a limit or
+one session: see [groups](../explanation/groups.md).
+"""
 
 
 def words(value: Any, definition: Property | None = None) -> str:
@@ -152,6 +175,9 @@ def properties_page() -> str:
     (tcp,) = taps_tcp.taps_transports()
     udp, *_ = taps_udp.taps_transports()
     parts += [
+        RATES,
+        "## Properties of the core\n\nBeyond the RFC, for every stack.\n",
+        table(EXTENSIONS.values()),
         "## Properties of TCP\n\nDeclared by `taps_tcp`. They apply where TCP was chosen and "
         "never affect the choice.\n",
         table(tcp.properties),

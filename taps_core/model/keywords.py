@@ -136,9 +136,9 @@ class ConnectionKeywords(TypedDict, total=False):
     multipath_policy: MultipathPolicyValue
     """How data is spread over several paths."""
     min_send_rate: float
-    """Sending rate below which there is no use in the Connection."""
+    """Sending rate below which there is no use in the Connection: a hint."""
     min_recv_rate: float
-    """Receiving rate below which there is no use in the Connection."""
+    """Receiving rate below which there is no use in the Connection: a hint."""
     max_send_rate: float
     """Upper bound on the rate of application data sent."""
     max_recv_rate: float
@@ -223,9 +223,9 @@ class TransportKeywords(TypedDict, total=False):
     multipath_policy: MultipathPolicyValue
     """How data is spread over several paths."""
     min_send_rate: float
-    """Sending rate below which there is no use in the Connection."""
+    """Sending rate below which there is no use in the Connection: a hint."""
     min_recv_rate: float
-    """Receiving rate below which there is no use in the Connection."""
+    """Receiving rate below which there is no use in the Connection: a hint."""
     max_send_rate: float
     """Upper bound on the rate of application data sent."""
     max_recv_rate: float

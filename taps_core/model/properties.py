@@ -39,7 +39,7 @@ from taps_core.model.property_names import (
     message_property,
     nearest,
 )
-from taps_core.model.property_table import DSCP, PROFILES, PROPERTIES
+from taps_core.model.property_table import DSCP, EXTENSIONS, PROFILES, PROPERTIES
 
 if TYPE_CHECKING:
     from typing import Self, Unpack
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DSCP",
+    "EXTENSIONS",
     "PROPERTIES",
     "CapacityProfile",
     "ConnectionState",
@@ -69,8 +70,13 @@ __all__ = [
     "nearest",
 ]
 
+_EXTENSIONS: Final = tuple(EXTENSIONS.values())
 _DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
-    role: {row.name: row.default_for(role) for row in PROPERTIES.values() if not row.read_only}
+    role: {
+        row.name: row.default_for(role)
+        for row in (*PROPERTIES.values(), *EXTENSIONS.values())
+        if not row.read_only
+    }
     for role in ("initiate", "listen", "rendezvous", "clone")
 }
 
@@ -119,8 +125,8 @@ class TransportProperties:
     def set(self, name: str, value: Any) -> Self:
         """Set a property; setting it again replaces the earlier value.
 
-        Namespaced names (``tcp.userTimeoutValue``) are checked when it is
-        known which plugins there are.
+        Names in a plugin's namespace (``tcp.userTimeoutValue``) are checked when
+        it is known which plugins there are.
 
         Raises:
             PropertyError: No such property, a read-only one, or a value that
@@ -128,7 +134,7 @@ class TransportProperties:
         """
         found = PROPERTIES.get(name)
         if found is None:
-            if isinstance(name, str) and "." in name:
+            if isinstance(name, str) and "." in name and among(name, _EXTENSIONS) is None:
                 folded = fold(name)
                 for earlier in [each for each in self._values if fold(each) == folded]:
                     del self._values[earlier]
@@ -220,7 +226,7 @@ class TransportProperties:
         spelling = self._spelling(name)
         if spelling in self._values:
             return self._values[spelling]
-        found = PROPERTIES.get(spelling)
+        found = PROPERTIES.get(spelling) or EXTENSIONS.get(spelling)
         if found is None:
             return None
         return found.default if role is None else found.default_for(role)
@@ -234,7 +240,7 @@ class TransportProperties:
         return self._spelling(name) in self._values
 
     def _spelling(self, name: str) -> str:
-        if isinstance(name, str) and "." in name:
+        if isinstance(name, str) and "." in name and among(name, _EXTENSIONS) is None:
             folded = fold(name)
             return next((each for each in self._values if fold(each) == folded), name)
         return find_property(name).name
@@ -273,7 +279,7 @@ class TransportProperties:
             if not definition.read_only:
                 values[definition.name] = definition.default_for(role)
         for name, value in self._values.items():
-            if "." in name:
+            if "." in name and name not in EXTENSIONS:
                 canonical, checked = _check_namespaced(name, value, definitions)
                 values[canonical] = checked
             else:
@@ -338,7 +344,8 @@ def _check_namespaced(name: str, value: Any, definitions: tuple[Property, ...]) 
         namespace = fold(name).rpartition(".")[0] + "."
         known = [each.name for each in definitions if each.folded.startswith(namespace)]
         if known:
-            raise PropertyError(f"there is no property {name!r}{nearest(name, known)}")
+            near = nearest(name, [*known, *EXTENSIONS])
+            raise PropertyError(f"there is no property {name!r}{near}")
         return name, value  # of a plugin that is not there: without effect
     if found.read_only:
         raise PropertyError(f"{found.name} is read-only")

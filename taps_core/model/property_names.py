@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from taps_core.model.errors import PropertyError
 from taps_core.model.property import Kind, Property, fold
-from taps_core.model.property_table import PROPERTIES
+from taps_core.model.property_table import EXTENSIONS, PROPERTIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -22,7 +22,7 @@ __all__ = [
 
 _SPELLINGS: Final[Mapping[str, Property]] = {
     spelling: row
-    for row in PROPERTIES.values()
+    for row in (*PROPERTIES.values(), *EXTENSIONS.values())
     for spelling in (row.name, row.snake_name, row.folded)
 }
 _MESSAGE_SPELLINGS: Final[Mapping[str, Property]] = {
@@ -67,7 +67,7 @@ def find_property(name: str, definitions: Iterable[Property] = ()) -> Property:
     if found is None:
         snake = "_" in name.lstrip("_") or name.islower()
         names = [row.snake_name if snake else row.name for row in PROPERTIES.values()]
-        names += [definition.name for definition in definitions]
+        names += [*EXTENSIONS, *(definition.name for definition in definitions)]
         raise PropertyError(f"there is no property {name!r}{nearest(name, names)}")
     return found
 
@@ -144,7 +144,7 @@ def connection_property(
             that can only be set before establishment, or a value that it
             cannot have.
     """
-    definitions = tuple(definitions)
+    definitions = (*EXTENSIONS.values(), *definitions)
     if isinstance(name, str) and "." in name and among(name, definitions) is None:
         near = nearest(name, [definition.name for definition in definitions])
         raise PropertyError(f"{name} means nothing to the stack of this Connection{near}")

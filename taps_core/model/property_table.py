@@ -1,4 +1,7 @@
-"""The one table of generic Transport Properties (RFC 9622, sections 6.2, 8.1 and 9.1.3)."""
+"""The one table of generic Transport Properties (RFC 9622, sections 6.2, 8.1 and 9.1.3).
+
+And that of what the core adds to them, in a namespace of its own.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ from taps_core.model.property import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["DSCP", "PROFILES", "PROPERTIES"]
+__all__ = ["DSCP", "EXTENSIONS", "PROFILES", "PROPERTIES"]
 
 _REQUIRE, _PREFER, _NONE, _AVOID, _ = Preference
 _PREFERENCE, _SET, _BOOLEAN, _INTEGER, _NUMERIC, _ENUM = ValueType
@@ -129,9 +132,9 @@ _ROWS: Final[tuple[Property, ...]] = (
     _connection("multipathPolicy", _ENUM, MultipathPolicy.HANDOVER, "8.1.7",
                 "How data is spread over several paths.", values=MultipathPolicy),
     _connection("minSendRate", _NUMERIC, math.inf, "8.1.8",
-                "Sending rate below which there is no use in the Connection.", **_RATE),
+                "Sending rate below which there is no use in the Connection: a hint.", **_RATE),
     _connection("minRecvRate", _NUMERIC, math.inf, "8.1.8",
-                "Receiving rate below which there is no use in the Connection.", **_RATE),
+                "Receiving rate below which there is no use in the Connection: a hint.", **_RATE),
     _connection("maxSendRate", _NUMERIC, math.inf, "8.1.8",
                 "Upper bound on the rate of application data sent.", **_RATE),
     _connection("maxRecvRate", _NUMERIC, math.inf, "8.1.8",
@@ -183,6 +186,25 @@ _ROWS: Final[tuple[Property, ...]] = (
 
 #: Canonical name → every generic property of RFC 9622.
 PROPERTIES: Final[Mapping[str, Property]] = MappingProxyType({row.name: row for row in _ROWS})
+
+#: Canonical name → what the core itself adds, whatever the stack. Known like the generic
+#: ones, before there is any plugin.
+EXTENSIONS: Final[Mapping[str, Property]] = MappingProxyType(
+    {
+        row.name: row
+        for row in (
+            _connection(
+                "_taps.groupMaxSendRate",
+                _NUMERIC,
+                math.inf,
+                "4.1",
+                "Upper bound on the rate of application data that all Connections of the group "
+                "send together; connScheduler divides it.",
+                **_RATE,
+            ),
+        )
+    }
+)
 
 #: Capacity profile → DSCPs, the usual one first (section 8.1.6: DF, LE, AF4x,
 #: AF2x, AF3x, AF1x; the AFx4 listed there do not exist in RFC 2597). The TOS

@@ -5,6 +5,7 @@ A stack is judged by itself: nothing here looks at two stacks.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Final
 
 from taps_core.model.capabilities import Protection, Support
@@ -19,6 +20,7 @@ from taps_core.model.properties import (
 )
 from taps_core.model.security import SecurityMode
 from taps_core.planning.ranking import By, Policy, Ranked, Why
+from taps_core.planning.stacks import SHARING
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator, Sequence
@@ -340,7 +342,12 @@ class Demands:
                 if not stack.has_effect(given):
                     yield given
             elif row.kind is not Kind.SELECTION:
-                if self._explicit[given] != row.default and not stack.has_effect(given):
+                shared = given in SHARING and self._values["_taps.groupMaxSendRate"] != math.inf
+                if (
+                    self._explicit[given] != row.default
+                    and not shared
+                    and not stack.has_effect(given)
+                ):
                     yield given
             elif (
                 given in ("multipath", "advertisesAltaddr")

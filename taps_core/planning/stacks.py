@@ -28,13 +28,23 @@ if TYPE_CHECKING:
 
     Layer: TypeAlias = Transport | SecurityLayer | FramerDefinition
 
-__all__ = ["EVERYWHERE", "Installed", "Plugins", "Stack", "compose"]
+__all__ = ["EVERYWHERE", "SHARING", "Installed", "Plugins", "Stack", "compose"]
 
 #: Connection and Message Properties that the Connection itself sees to,
 #: whatever the stack.
 EVERYWHERE: Final = frozenset(
-    {"connPriority", "final", "msgLifetime", "msgPriority", "safelyReplayable"}
+    {
+        "_taps.groupMaxSendRate",
+        "final",
+        "maxSendRate",
+        "msgLifetime",
+        "msgPriority",
+        "safelyReplayable",
+    }
 )
+#: Those that divide what the Connections of a group have together: one transport
+#: connection, or ``_taps.groupMaxSendRate``.
+SHARING: Final = frozenset({"connPriority", "connScheduler"})
 
 
 class Plugins(Protocol):
@@ -157,12 +167,16 @@ class Stack:
     def has_effect(self, name: str) -> bool:
         """Whether setting a Connection or Message Property does something here.
 
+        Those in :data:`SHARING`: even if nothing else limits the group.
+
         Args:
             name: Canonical name.
         """
         if name in EVERYWHERE:
             return True
         support = self.capabilities.effects.get(name)
+        if name in SHARING and self.support("multistreaming") is not Support.NEVER:
+            return True
         if support is None:
             folded = name.lower()
             return any(each.name.lower() == folded for each in self.definitions)

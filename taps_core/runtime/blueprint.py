@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from taps_core.model.properties import PROPERTIES, Kind
+from taps_core.model.properties import EXTENSIONS, PROPERTIES, Kind
 
 if TYPE_CHECKING:
     import asyncio
@@ -150,7 +150,11 @@ class Blueprint:
         return effective, {
             name: value
             for name, value in effective.items()
-            if (PROPERTIES[name].kind is Kind.CONNECTION if name in PROPERTIES else own)
+            if (
+                PROPERTIES[name].kind is Kind.CONNECTION
+                if name in PROPERTIES
+                else own or name in EXTENSIONS
+            )
         }
 
     def but(self, **changes: Any) -> Blueprint:

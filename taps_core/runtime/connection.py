@@ -199,7 +199,7 @@ class Connection(ReceivingHalf[T]):
             self._dispatcher.emit(Ready())
         self._settle()
         flow.start(inbox)
-        self._group.established()
+        self._group.established(self)
         if self._early is not None:
             self._send_early()
         self._resume()
@@ -426,8 +426,10 @@ class Connection(ReceivingHalf[T]):
     # --------------------------------------------------------- from the stack
 
     def _writable(self, writable: bool) -> None:
-        self._accepting = writable
-        self._resume()
+        arbiter = self._group.arbiter
+        if arbiter is None or not arbiter.writable(self, writable):
+            self._accepting = writable
+            self._resume()
 
     def _outcome(self, record: SendRecord, error: SendError | None) -> None:
         if self._outbox is not None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from typing import TYPE_CHECKING, Any, Final
 
 from taps_core.model.errors import CloneError, EstablishmentError, PropertyError, Reason, TapsError
 from taps_core.model.events import ConnectionReceived
 from taps_core.model.properties import ConnectionState, Kind, connection_property
+from taps_core.runtime.arbiter import Arbiter
 from taps_core.runtime.arrivals import Arrivals
 from taps_core.runtime.race import is_transient
 
@@ -43,6 +45,7 @@ class Group:
         properties: Connection Properties by canonical name, one store for all
             members; what each member has for itself (connPriority, settings of
             its stream) is with the member.
+        arbiter: Decides who sends, while that has to be decided.
     """
 
     __slots__ = (
@@ -54,11 +57,13 @@ class Group:
         "_session",
         "_shaking",
         "_taken",
+        "arbiter",
         "properties",
     )
 
     def __init__(self, properties: Mapping[str, Any]) -> None:
         self.properties = properties
+        self.arbiter: Arbiter | None = None
         #: Open Connections; most groups have one, and a dict for it takes more than all
         #: the rest of a group.
         self._first: Connection[Any] | None = None
@@ -99,14 +104,17 @@ class Group:
         else:
             self._first = None
 
-    def established(self) -> None:
-        """A member is Ready: there may be a session now."""
+    def established(self, member: Connection[Any]) -> None:
+        """``member`` is Ready: there may be a session now."""
         if self._arrivals is not None:
             self._take_streams()
+        self._keep_rates(member)
 
     def left(self, member: Connection[Any]) -> None:
         """A member reached its end."""
         self._remove(member)
+        if self.arbiter is not None:
+            self.arbiter.left(member)
         arrivals = self._arrivals
         if arrivals is not None:
             arrivals.ended(member)
@@ -122,6 +130,7 @@ class Group:
             session.close()
         if self._arrivals is not None:
             self._arrivals.end()
+        self._dismiss()
 
     def close(self) -> None:
         """CloseGroup."""
@@ -184,6 +193,7 @@ class Group:
                 member._apply(name, value)
             except PropertyError as error:
                 member._group._fall_back(member, name, asked.get(name), error)
+        member._group._keep_rates(member)
 
     def _fall_back(
         self, member: Connection[Any], name: str, value: Any, error: PropertyError
@@ -220,10 +230,12 @@ class Group:
             return
         if not definition.group_shared:
             member._apply(name, value)
-            if name == "connPriority":
-                member._priority = value
-            else:
+            if name != "connPriority":
                 member._settings = {**(member._settings or {}), name: value}
+                return
+            member._priority = value
+            if self.arbiter is not None:
+                self.arbiter.set_priority(member, value)
             return
         session = self._find_session()
         by_session = session is not None and session.apply(name, value)
@@ -237,6 +249,10 @@ class Group:
             for other in self.members:
                 if other is not member:
                     self._entangle(other, name, value, before)
+        if name in ("maxSendRate", "_taps.groupMaxSendRate"):
+            self._keep_rates(*self.members)
+        elif name == "connScheduler" and self.arbiter is not None:
+            self.arbiter.set_scheduler(value)
 
     def _entangle(self, other: Connection[Any], name: str, value: Any, before: Any) -> None:
         try:
@@ -249,9 +265,12 @@ class Group:
     ) -> None:
         """RFC 9622, 7.4: what cannot follow leaves the group and is told so."""
         self._remove(other)
+        if self.arbiter is not None:
+            self.arbiter.left(other)
         alone = Group({**self.properties, name: before})
         alone.join(other)
         other._group = alone
+        alone._keep_rates(other)
         left = CloneError(
             f"{name} cannot be {value!r} here, so this Connection left its group: {error}",
             reason=error.reason,
@@ -259,6 +278,50 @@ class Group:
         )
         left.__cause__ = error
         other._notify_error(left)
+
+    # -- who sends when
+
+    def wait_turn(self, member: Connection[Any]) -> None:
+        """Something of ``member`` waits, for its turn or for room in the stack."""
+        if self.arbiter is None:
+            flow = member._flow
+            if not self._others or flow is None or flow.session is None:
+                return
+            self._appoint(member)
+        assert self.arbiter is not None
+        self.arbiter.waits(member)
+
+    def _keep_rates(self, *members: Connection[Any]) -> None:
+        """Limit what the stacks of ``members`` do not limit themselves."""
+        together = self.properties.get("_taps.groupMaxSendRate", math.inf)
+        each = self.properties["maxSendRate"]
+        arbiter = self.arbiter
+        if arbiter is None:
+            if together == each == math.inf:
+                return
+            members = self.members
+        own = {
+            member: math.inf if each == math.inf or _limited(member._flow) else each
+            for member in members
+            if member._flow is not None
+        }
+        if arbiter is None:
+            if not own or (together == math.inf and min(own.values()) == math.inf):
+                return
+            arbiter = self._appoint(next(iter(own)))
+        for member, rate in own.items():
+            arbiter.take_in(member, rate)
+        # Also where nothing is limited any more: then it lets everything go.
+        arbiter.limit(together)
+
+    def _appoint(self, member: Connection[Any]) -> Arbiter:
+        self.arbiter = Arbiter(member._loop, self.properties["connScheduler"], self._dismiss)
+        return self.arbiter
+
+    def _dismiss(self) -> None:
+        arbiter, self.arbiter = self.arbiter, None
+        if arbiter is not None:
+            arbiter.end()
 
     # -- clones
 
@@ -480,6 +543,12 @@ def _stack_of(parent: Connection[Any], clone: Connection[Any]) -> Stack:
                 detail="framers",
             )
     return stack
+
+
+def _limited(flow: Flow) -> bool:
+    """Whether the stack itself keeps maxSendRate: then it knows the rate that it keeps."""
+    rate = flow.read("maxSendRate")
+    return rate is not None and rate != math.inf
 
 
 def _as_clone_error(parent: Connection[Any], error: Exception) -> CloneError:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from taps_core.model.capabilities import Support
 from taps_core.model.errors import EndOfData, PropertyError
 from taps_core.model.properties import (
+    EXTENSIONS,
     PROPERTIES,
     ConnectionState,
     Direction,
@@ -17,6 +19,7 @@ from taps_core.model.properties import (
     ValueType,
     find_property,
 )
+from taps_core.planning.stacks import SHARING
 
 if TYPE_CHECKING:
     from taps_core.runtime.connection import Connection
@@ -89,6 +92,9 @@ class ConnectionProperties(Mapping[str, Any]):
     def effect(self, name: str) -> str | None:
         """A sentence if setting this property has no effect on this stack, else ``None``.
 
+        What divides capacity among a group (connPriority, connScheduler) has one where it
+        has capacity in common: streams of one session, or ``_taps.groupMaxSendRate``.
+
         Raises:
             PropertyError: No such property.
         """
@@ -96,15 +102,22 @@ class ConnectionProperties(Mapping[str, Any]):
         stack = self._connection._stack
         if stack is None or definition.kind is Kind.SELECTION or definition.read_only:
             return None
-        return None if stack.has_effect(definition.name) else f"no effect on {stack}"
+        if stack.has_effect(definition.name):
+            return None
+        if definition.name not in SHARING:
+            return f"no effect on {stack}"
+        if self["_taps.groupMaxSendRate"] < math.inf:
+            return None
+        return f"no effect on {stack} until its group has a limit, _taps.groupMaxSendRate"
 
     def __iter__(self) -> Iterator[str]:
         yield from PROPERTIES
+        yield from EXTENSIONS
         for definition in self._definitions():
             yield definition.name
 
     def __len__(self) -> int:
-        return len(PROPERTIES) + len(self._definitions())
+        return len(PROPERTIES) + len(EXTENSIONS) + len(self._definitions())
 
     def _definitions(self) -> tuple[Property, ...]:
         return self._connection._definitions

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from taps_core.model.capabilities import Capabilities, LayerCapabilities
 from taps_core.model.layers import API_VERSION, FramerDefinition, SecurityLayer, Transport
-from taps_core.model.properties import Property, nearest
+from taps_core.model.properties import EXTENSIONS, Property, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -290,6 +290,8 @@ def _check(declaration: Any, kind: PluginKind) -> None:
                 f"the property {definition.name!r} of {name} needs a namespace, as in "
                 f"{name}.{definition.name} (RFC 9622, section 4.1)"
             )
+        if any(definition.folded == own.folded for own in EXTENSIONS.values()):
+            raise ValueError(f"the property {definition.name!r} of {name} is the core's own")
     if kind is PluginKind.TRANSPORT:
         serves: Any = declaration.serves
         if isinstance(serves, str) or not serves or not all(isinstance(s, str) for s in serves):

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import deque
 from heapq import heapify, heappop, heappush
 from itertools import count
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from taps_core.model.errors import Expired, Reason, SendError
 from taps_core.runtime.awaitables import PER_OPERATION, afresh
@@ -32,6 +32,8 @@ __all__ = ["Entry", "Outbox", "Series"]
 #: What may wait: more is refused with QUEUE_FULL. One Message always fits.
 MAX_BYTES = 8 * 1024 * 1024
 MAX_MESSAGES = 65_536
+#: Numbers of the Sends, in the order of their coming: for a whole group to compare.
+_ARRIVALS: Final = count()
 #: Withdrawn and expired Messages that may lie in the heap until their turn comes.
 MAX_DEAD = 64
 
@@ -76,6 +78,7 @@ class Entry:
     """One Send: a Message or a part of one.
 
     Attributes:
+        arrival: Its number, among those of all Connections.
         deadline: When its lifetime is over, in the loop's time.
         future: What its awaiter waits for.
         handled: Whether somebody awaits the outcome, or was told it.
@@ -87,6 +90,7 @@ class Entry:
     """
 
     __slots__ = (
+        "arrival",
         "context",
         "data",
         "deadline",
@@ -119,6 +123,7 @@ class Entry:
         self.context = context
         self.size = size
         self.deadline = deadline
+        self.arrival = 0
         self.series: Series | None = None
         self.future: asyncio.Future[None] | None = None
         self.done = False
@@ -161,7 +166,6 @@ class Outbox:
         "_heap",
         "_host",
         "_loop",
-        "_numbers",
         "_open",
         "_outstanding",
         "_parted",
@@ -176,7 +180,6 @@ class Outbox:
         self._heap: list[Series] = []
         self._dead = 0  # of those in the heap
         self._open: Series | None = None
-        self._numbers = count()
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
         # Messages in parts that the application has not ended, by its context object.
@@ -232,7 +235,8 @@ class Outbox:
             owner: The application's context object, if other parts may follow:
                 they are sent with the same one.
         """
-        key = (final, priority, next(self._numbers))
+        entry.arrival = next(_ARRIVALS)
+        key = (final, priority, entry.arrival)
         series = Series(key, entry.context, properties, entry.deadline)
         heappush(self._heap, series)
         if owner is not None:
@@ -250,6 +254,7 @@ class Outbox:
             series.ended = series.ended or entry.end
             self._finish(entry, afresh(series.dead))
         else:
+            entry.arrival = next(_ARRIVALS)
             self._append(series, entry)
 
     def _append(self, series: Series, entry: Entry) -> None:
@@ -261,18 +266,32 @@ class Outbox:
 
     # -- out
 
-    def drain(self, budget: int) -> bool:
-        """Hand down up to ``budget`` bytes, best first; True if more could leave."""
+    @property
+    def head(self) -> Entry | None:
+        """What leaves next, if anything can."""
+        series = self._open
+        if series is None or (series.ended and not series.parts):
+            series = self._first(self._loop.time())
+        return series.parts[0] if series is not None and series.parts else None
+
+    def drain(self, budget: int) -> int:
+        """Hand down what costs up to ``budget`` (bytes, and PER_OPERATION each), best first.
+
+        Returns:
+            What is left of the budget: of 1, which lets one Send leave, all or nothing.
+            What the stack refused costs no bytes.
+        """
         now = self._loop.time()
         while budget > 0:
             series = self._open
             if series is None:
-                series = self._next(now)
+                series = self._first(now)
                 if series is None:
-                    return False
+                    return budget
+                heappop(self._heap)
             if not series.parts:
                 if not series.ended:
-                    return False
+                    return budget
                 self._open = None
                 continue
             entry = series.parts.popleft()
@@ -285,18 +304,20 @@ class Outbox:
             try:
                 later = self._host.hand_down(entry)
             except SendError as error:
+                budget += entry.size
                 self._refused(series, entry, error, first)
                 continue
             except Exception as problem:  # noqa: BLE001  # a framer or transport of others: this Send alone pays
                 refusal = SendError(f"the stack failed: {type(problem).__name__}: {problem}")
                 refusal.__cause__ = problem
+                budget += entry.size
                 self._refused(series, entry, refusal, first)
                 continue
             if later and entry.record is not None:
                 self._outstanding[id(entry.record)] = entry
             else:
                 self._finish(entry, None)
-        return bool(self.messages)
+        return budget
 
     def _refused(self, series: Series, entry: Entry, error: SendError, first: bool) -> None:
         """The stack did not take a Send."""
@@ -305,7 +326,8 @@ class Outbox:
             return
         self._void(series, error, begun=not first)
 
-    def _next(self, now: float) -> Series | None:
+    def _first(self, now: float) -> Series | None:
+        """The best one in the heap, past those whose time is over."""
         while self._heap:
             series = self._heap[0]
             if series.dead is not None:
@@ -314,7 +336,7 @@ class Outbox:
             elif series.deadline is not None and series.deadline <= now:
                 self._kill(series, _expired())
             else:
-                return heappop(self._heap)
+                return series
         return None
 
     def outcome(self, record: SendRecord, error: SendError | None) -> None:

@@ -275,8 +275,7 @@ class SendingHalf(ConnectionBase[T]):
         self._make_outbox().begin(entry, priority, entry.final, properties, owner)
 
     def _queued_outcome(self, outbox: Outbox, entry: Entry) -> Coroutine[Any, Any, None]:
-        if self._can_hand_down():
-            self._drain()
+        self._let_leave()
         if not entry.done:
             if self._credit <= 0:
                 self._need_turn()
@@ -472,11 +471,18 @@ class SendingHalf(ConnectionBase[T]):
             over_limit: What waits is what a batch has no room for: it leaves
                 before the batch ends.
         """
-        if self._outbox and self._can_hand_down():
-            self._drain()
-            if over_limit and self._batch:
-                self._flush()
+        if self._outbox and self._let_leave() and over_limit and self._batch:
+            self._flush()
         self._refresh()
+
+    def _let_leave(self) -> bool:
+        """What waits leaves, or waits for its turn in the group; whether it may leave now."""
+        if self._can_hand_down():
+            self._drain()
+            return True
+        if not self._accepting and self._credit > 0 and self._flow is not None:
+            self._group.wait_turn(self)  # type: ignore[arg-type]  # only Connections are made
+        return False
 
     def _flush(self) -> None:
         """Let what was gathered leave, if there is a stack and it still listens."""
@@ -502,7 +508,7 @@ class SendingHalf(ConnectionBase[T]):
         outbox = self._outbox
         if outbox is None or self._flow is None:
             return
-        more = outbox.drain(DRAIN)
+        more = outbox.drain(DRAIN) <= 0 and outbox.messages > 0
         if self._state is ConnectionState.CLOSED:
             return
         if not self._batch:
@@ -511,6 +517,23 @@ class SendingHalf(ConnectionBase[T]):
             self._turn = self._loop.call_soon(self._end_turn)
         self._close_if_drained()
         self._refresh()
+
+    # What the arbiter of the group asks.
+
+    def _let_one_leave(self) -> int | None:
+        """Hand down one Send that waits: its bytes; None: none can leave. Internal."""
+        outbox = self._outbox
+        left = 1 if outbox is None else outbox.drain(1)
+        return None if left == 1 else 1 - PER_OPERATION - left
+
+    def _have_left(self, *, own_turn: bool) -> None:
+        """Several of those were handed down, by a turn of the loop or in a Send. Internal."""
+        if own_turn or (self._through and not self._batch):
+            self._through = False
+            self._flush()
+        elif not self._batch:
+            self._need_turn()
+        self._close_if_drained()
 
     # What the outbox asks of its host.
 
@@ -578,6 +601,8 @@ class SendingHalf(ConnectionBase[T]):
         """Something that waited is gone without leaving. Internal."""
         self._close_if_drained()
         self._refresh()
+        if self._group.arbiter is not None:
+            self._group.arbiter.eased(self)  # type: ignore[arg-type]  # only Connections are made
 
     def unhandled(self, error: BaseException) -> None:
         """An outcome that nobody awaits or was told: logged once. Internal."""

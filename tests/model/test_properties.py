@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from taps_core.model.errors import PropertyError, Reason
 from taps_core.model.properties import (
     DSCP,
+    EXTENSIONS,
     PROPERTIES,
     CapacityProfile,
     Direction,
@@ -518,10 +519,10 @@ def test_defaults_follow_the_call_that_is_made(role, temporary, multipath):
 @pytest.mark.parametrize("role", ["initiate", "listen", "rendezvous", "clone"])
 def test_every_settable_property_has_a_value_in_effect(role):
     values = TransportProperties().effective(role)
-    assert set(values) == {row.name for row in SETTABLE}
+    assert set(values) == {row.name for row in SETTABLE} | set(EXTENSIONS)
     assert None not in values.values()
     for name, value in values.items():
-        assert PROPERTIES[name].check(value) == value
+        assert {**PROPERTIES, **EXTENSIONS}[name].check(value) == value
 
 
 @pytest.mark.requirement("G-9622-4-02")

@@ -277,14 +277,15 @@ def test_what_has_no_effect_on_the_stack_is_accepted_and_said(
     async def main() -> None:
         async with Client(world, memory_network, conn_timeout=5) as connection:
             properties = connection.properties
-            connection.set_property("maxSendRate", 1000)
-            assert properties["maxSendRate"] == 1000
-            assert properties.effect("maxSendRate") == "no effect on MEMORY-STREAM"
+            for name in ("minSendRate", "minRecvRate", "maxRecvRate"):
+                connection.set_property(name, 1000)
+                assert properties[name] == 1000
+                assert properties.effect(name) == "no effect on MEMORY-STREAM"
             assert properties.effect("keepAliveTimeout") is None
             assert properties.effect("_test.level") is None
             # The Connection itself sees to these.
             assert properties.effect("msgPriority") is None
-            assert properties.effect("connPriority") is None
+            assert properties.effect("maxSendRate") is None
 
     run(main, memory_network)
 

@@ -1,0 +1,420 @@
+"""connScheduler: who of a group sends next (RFC 9622, section 8.1.5; RFC 8260, section 3).
+
+Three Connections of priorities 1, 100 and 200 have Messages of 300, 1000 and 600 bytes
+waiting all the time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter, deque
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import taps_core as taps
+from taps_core.plugin import Capabilities, Session, Support
+from taps_core.testing import MemoryMessages, MemoryNetwork, MemoryStream, run
+from taps_framers import LengthPrefix
+from tests.runtime.conftest import PlayedFlow, PlayedTransport
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+GROUP = "_taps.groupMaxSendRate"
+PRIORITIES = (1, 100, 200)
+SIZES = (300, 1000, 600)
+NAMES = (b"a", b"b", b"c")
+
+FCFS, RR, RRP, PB, FC, WFQ = taps.Scheduler
+WEIGHTS = [1 / (priority + 1) for priority in PRIORITIES]
+#: What each scheduler says, in terms of bytes.
+SHARES = {
+    # Each sends its next Message when the one before has left: one each, in turn.
+    FCFS: SIZES,
+    RR: SIZES,
+    # Packets are full of Messages, and each packet is as large as the others.
+    RRP: (1, 1, 1),
+    PB: (1, 0, 0),
+    FC: (1, 1, 1),
+    WFQ: WEIGHTS,
+}
+
+
+def shares(sent: Any) -> list[float]:
+    """Of each, in per cent."""
+    parts = [sent[name] for name in NAMES] if isinstance(sent, Counter) else sent
+    return [100 * part / sum(parts) for part in parts]
+
+
+def as_said(scheduler: taps.Scheduler) -> Any:
+    return pytest.approx(shares(SHARES[scheduler]), abs=10)
+
+
+class Far:
+    """What arrives at the other end, by the first byte of each Message."""
+
+    def __init__(self, tasks: asyncio.TaskGroup) -> None:
+        self.bytes: Counter[bytes] = Counter()
+        self.order: list[bytes] = []
+        self._tasks = tasks
+        self._waiting: tuple[int, asyncio.Future[None]] | None = None
+
+    async def handle(self, connection: taps.Connection[Any]) -> None:
+        """Count on ``connection``, and on the streams that the peer opens."""
+        streams = asyncio.ensure_future(self._streams(connection))
+        try:
+            await self._count(connection)
+        except taps.ConnectionError:
+            pass
+        finally:
+            streams.cancel()
+            await asyncio.wait([streams])
+
+    async def _streams(self, connection: taps.Connection[Any]) -> None:
+        async for stream in connection.incoming():
+            self._tasks.create_task(self._until_the_end(stream))
+
+    async def _until_the_end(self, connection: taps.Connection[Any]) -> None:
+        with contextlib.suppress(taps.ConnectionError):
+            await self._count(connection)
+
+    async def _count(self, connection: taps.Connection[Any]) -> None:
+        async for message in connection:
+            self.order.append(message.data[:1])
+            self.bytes[message.data[:1]] += len(message.data)
+            if self._waiting is not None and self.bytes.total() >= self._waiting[0]:
+                future, self._waiting = self._waiting[1], None
+                future.set_result(None)
+
+    async def until(self, total: int) -> Counter[bytes]:
+        """What has come from each when so much has come from all."""
+        before = self.bytes.copy()
+        future = asyncio.get_running_loop().create_future()
+        self._waiting = (before.total() + total, future)
+        await future
+        return self.bytes - before
+
+
+@contextlib.asynccontextmanager
+async def group(
+    world: Any, transport: Any, **properties: Any
+) -> AsyncIterator[tuple[list[taps.Connection[Any]], Far]]:
+    """A Connection and two clones, of the three priorities, and the other end."""
+    async with asyncio.TaskGroup() as tasks:
+        far = Far(tasks)
+        here = world(transport, properties=properties)
+        async with here.listen(far.handle, framers=LengthPrefix(2)) as listener:
+            first = await here.to(listener, framers=LengthPrefix(2)).initiate()
+            members = [first, await first.clone(), await first.clone()]
+            for member, priority in zip(members, PRIORITIES, strict=True):
+                member.set_property("connPriority", priority)
+            try:
+                yield members, far
+            finally:
+                first.abort_group()
+
+
+@contextlib.asynccontextmanager
+async def sending(members: list[taps.Connection[Any]]) -> AsyncIterator[None]:
+    """Each sends one Message after the other, and awaits each."""
+
+    async def send(member: taps.Connection[Any], data: bytes) -> None:
+        while True:
+            await member.send(data)
+
+    tasks = [
+        asyncio.ensure_future(send(member, name * size))
+        for member, name, size in zip(members, NAMES, SIZES, strict=True)
+    ]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+
+def queue(members: list[taps.Connection[Any]], number: int = 2000) -> None:
+    """Let so many Messages of each wait; nobody awaits them."""
+    for _ in range(number):
+        for member, name, size in zip(members, NAMES, SIZES, strict=True):
+            member.send_nowait(name * size)
+
+
+# ------------------------------------------------------------------- behind a limit
+
+
+@pytest.mark.parametrize("scheduler", taps.Scheduler)
+@pytest.mark.parametrize("awaited", [True, False])
+@pytest.mark.parametrize("kind", [MemoryStream, MemoryMessages])
+def test_three_of_a_group_share_its_limit_as_the_scheduler_says(
+    kind: Any, awaited: bool, scheduler: Any, world: Any, memory_network: MemoryNetwork
+) -> None:
+    async def main() -> None:
+        how = {"conn_scheduler": scheduler, GROUP: 8e6}
+        async with group(world, kind(memory_network), **how) as (members, far):
+            if awaited:
+                async with sending(members):
+                    sent = await far.until(500_000)
+            else:
+                queue(members)
+                sent = await far.until(500_000)
+            assert shares(sent) == as_said(scheduler)
+
+    run(main, memory_network, loop="virtual")
+
+
+def test_the_limit_is_that_of_all_together(world: Any, memory_network: MemoryNetwork) -> None:
+    async def main() -> None:
+        transport = MemoryStream(memory_network)
+        async with group(world, transport, **{GROUP: 80_000}) as (members, far):
+            began = asyncio.get_running_loop().time()
+            async with sending(members):
+                await far.until(100_000)
+            # All that left before the last Message is paid for.
+            seconds = asyncio.get_running_loop().time() - began
+            assert seconds == pytest.approx(10, abs=max(SIZES) / 10_000)
+
+    run(main, memory_network, loop="virtual")
+
+
+@pytest.mark.requirement("G-9622-9.2.6-01")
+def test_conn_priority_goes_before_msg_priority(world: Any, memory_network: MemoryNetwork) -> None:
+    async def main() -> None:
+        how = {"conn_scheduler": PB, GROUP: 80_000}
+        async with group(world, MemoryStream(memory_network), **how) as (members, far):
+            members[0].send_nowait(b"first" * 1000)
+            for name, priority in ((b"z", 200), (b"y", 50), (b"x", 1)):
+                members[0].send_nowait(name * 100, priority=priority)
+                members[1].send_nowait(name.upper() * 100, priority=priority)
+            await far.until(5600)
+            assert far.order == [b"f", b"x", b"y", b"z", b"X", b"Y", b"Z"]
+
+    run(main, memory_network, loop="virtual")
+
+
+def test_scheduler_and_priorities_can_be_changed_at_any_time(
+    world: Any, memory_network: MemoryNetwork
+) -> None:
+    async def main() -> None:
+        how = {"conn_scheduler": WFQ, GROUP: 8e6}
+        async with (
+            group(world, MemoryStream(memory_network), **how) as (members, far),
+            sending(members),
+        ):
+            assert shares(await far.until(300_000)) == as_said(WFQ)
+            for scheduler in (FC, PB, RR, WFQ):
+                members[2].set_property("connScheduler", scheduler)
+                assert shares(await far.until(300_000)) == as_said(scheduler)
+            members[0].set_property("connPriority", 200)
+            members[2].set_property("connPriority", 1)
+            backwards = Counter(await far.until(300_000))
+            backwards[b"a"], backwards[b"c"] = backwards[b"c"], backwards[b"a"]
+            assert shares(backwards)[0] == pytest.approx(98, abs=3)
+            for member in members:
+                member.set_property("connPriority", 5)
+            assert shares(await far.until(300_000)) == as_said(FC)
+
+    run(main, memory_network, loop="virtual")
+
+
+def test_only_those_with_something_to_send_take_part(
+    world: Any, memory_network: MemoryNetwork
+) -> None:
+    async def main() -> None:
+        for scheduler in taps.Scheduler:
+            how = {"conn_scheduler": scheduler, GROUP: 80_000}
+            async with group(world, MemoryStream(memory_network), **how) as (members, far):
+                began = asyncio.get_running_loop().time()
+                for _ in range(10):
+                    await members[2].send(b"c" * 1000)
+                # The others leave it all there is, and what it costs.
+                assert asyncio.get_running_loop().time() - began == pytest.approx(0.9)
+                members[0].send_nowait(b"a")
+                members[1].abort()
+                await members[2].send(b"c")
+                await far.until(1)
+
+    run(main, memory_network, loop="virtual")
+
+
+def test_a_member_that_ends_leaves_its_share_to_the_others(
+    world: Any, memory_network: MemoryNetwork
+) -> None:
+    async def main() -> None:
+        how = {"conn_scheduler": PB, GROUP: 80_000}
+        async with group(world, MemoryStream(memory_network), **how) as (members, far):
+            queue(members, 100)
+            await far.until(5000)
+            assert set(far.order) == {b"a"}
+            members[0].abort()
+            sent = await far.until(20_000)
+            assert sent[b"b"] >= 15_000
+            await members[1].close()
+            members[2].set_property(GROUP, 8e6)
+            await members[2].close()
+            assert far.bytes[b"c"] == 100 * SIZES[2]
+
+    run(main, memory_network, loop="virtual")
+
+
+def test_it_is_told_whether_there_is_anything_to_schedule(
+    world: Any, memory_network: MemoryNetwork
+) -> None:
+    async def main() -> None:
+        for kind in (MemoryStream, MemoryMessages):
+            async with group(world, kind(memory_network)) as (members, _):
+                properties = members[0].properties
+                for name in ("connScheduler", "connPriority"):
+                    if kind is MemoryMessages:
+                        assert properties.effect(name) is None  # streams of one session
+                        continue
+                    sentence = properties.effect(name)
+                    assert sentence is not None
+                    assert sentence.startswith("no effect on length-prefix/MEMORY-STREAM until")
+                    members[1].set_property(GROUP, 8e6)
+                    assert properties.effect(name) is None
+                    members[1].set_property(GROUP, float("inf"))
+                assert properties.effect(GROUP) is None
+
+    run(main, memory_network, loop="virtual")
+
+
+# ------------------------------------------------------------------- streams of one session
+
+
+class SharedSession(Session):
+    """Streams that share what may wait in the stack, as those of an association do.
+
+    Attributes:
+        flows: Its streams.
+        waiting: What they were given and has not left.
+        room: Bytes that may wait before all are told that the stack is full.
+    """
+
+    def __init__(self, room: int) -> None:
+        self.flows: list[SharedFlow] = []
+        self.waiting: deque[bytes] = deque()
+        self.left: Counter[bytes] = Counter()
+        self.room = room
+        self.full = False
+
+    def took(self, data: bytes) -> None:
+        self.waiting.append(data)
+        if not self.full and sum(map(len, self.waiting)) > self.room:
+            self.full = True
+            asyncio.get_running_loop().call_soon(self.tell)
+
+    def drain(self, size: int) -> None:
+        """Let so much leave, at the least."""
+        while size > 0 and self.waiting:
+            data = self.waiting.popleft()
+            self.left[data[:1]] += len(data)
+            size -= len(data)
+        if self.full and sum(map(len, self.waiting)) <= self.room // 2:
+            self.full = False
+            self.tell()
+
+    def tell(self) -> None:
+        for flow in self.flows:
+            flow.up.writable(not self.full)
+
+    async def open_stream(self, properties: Any) -> SharedFlow:
+        return SharedFlow(self)
+
+    def accept_streams(self, incoming: Any, limit: float) -> None: ...
+
+    def close(self) -> None: ...
+
+    def abort(self) -> None: ...
+
+
+class SharedFlow(PlayedFlow):
+    def __init__(self, session: SharedSession) -> None:
+        super().__init__()
+        self.session: SharedSession = session
+        session.flows.append(self)
+        self.refuse = session.took
+
+
+class SharedTransport(PlayedTransport):
+    """Its capabilities are those of Messages on streams."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__(Capabilities.messages(multistreaming=Support.ALWAYS))
+        self.sessions: list[SharedSession] = []
+        self.room = room
+
+    async def connect(self, request: Any) -> Any:
+        self.sessions.append(SharedSession(self.room))
+        return SharedFlow(self.sessions[-1])
+
+
+@contextlib.asynccontextmanager
+async def streams(play: Any, room: int = 4000, **properties: Any) -> AsyncIterator[Any]:
+    transport = SharedTransport(room)
+    first = await play.preconnection(transport, properties=properties).initiate()
+    members = [first, await first.clone(), await first.clone()]
+    for member, priority in zip(members, PRIORITIES, strict=True):
+        member.set_property("connPriority", priority)
+    try:
+        yield members, transport.sessions[0]
+    finally:
+        first.abort_group()
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("scheduler", taps.Scheduler)
+@pytest.mark.parametrize("awaited", [True, False])
+def test_streams_share_the_room_in_their_session_as_the_scheduler_says(
+    run: Any, play: Any, turns: Any, awaited: bool, scheduler: Any
+) -> None:
+    async def main() -> None:
+        async with streams(play, conn_scheduler=scheduler) as (members, session):
+            # While there is room, there is nothing to divide.
+            session.took(b"-" * 5000)
+            await turns()
+            if not awaited:
+                queue(members)
+            async with sending(members) if awaited else contextlib.nullcontext():
+                await turns()
+                while session.left.total() < 300_000:
+                    session.drain(1000)
+                    await turns(4)
+                assert shares(session.left) == as_said(scheduler)
+
+    run(main)
+
+
+def test_streams_without_contention_go_the_short_way(run: Any, play: Any, turns: Any) -> None:
+    async def main() -> None:
+        async with streams(play) as (members, session):
+            assert all(member._fast for member in members)
+            async with sending(members):
+                await turns(10)
+                assert session.full
+            assert not any(member._fast for member in members)
+            session.drain(10**9)
+            await turns()
+            assert all(member._fast for member in members)
+            assert members[0]._group.arbiter is None
+
+    run(main)
+
+
+def test_a_stream_alone_in_its_session_is_not_scheduled(run: Any, play: Any, turns: Any) -> None:
+    async def main() -> None:
+        async with streams(play) as (members, session):
+            for other in members[1:]:
+                other.abort()
+            members[0].send_nowait(b"a" * 5000)
+            await turns()
+            members[0].send_nowait(b"b")
+            assert members[0].queued == (1, 1)
+            assert members[0]._group.arbiter is None
+            session.drain(5000)
+            assert members[0].queued == (0, 0)
+
+    run(main)
