@@ -75,6 +75,9 @@ class Arbiter:
         loop: Of its Connections.
         scheduler: ``connScheduler``.
         needless: Called when nothing is limited and nobody waits any more.
+
+    Attributes:
+        limited: Whether a rate is limited.
     """
 
     __slots__ = (
@@ -86,16 +89,18 @@ class Arbiter:
         "_schedule",
         "_timer",
         "_turn",
+        "limited",
     )
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         scheduler: Scheduler,
-        needless: Callable[[], None],
+        needless: Callable[[Arbiter], None],
     ) -> None:
         self._loop = loop
         self._needless = needless
+        self.limited = False
         self._members: dict[Connection[Any], _Member] = {}
         self._schedule: Schedule[_Member] = Schedule(scheduler)
         #: The limit of all together.
@@ -108,8 +113,15 @@ class Arbiter:
     # -- what there is to keep
 
     def limit(self, rate: float) -> None:
-        """All together may send ``rate`` bit/s."""
+        """All together may send ``rate`` bit/s.
+
+        Called whenever there is another limit, after :meth:`take_in`: if there is none
+        any more, everything leaves.
+        """
         self._pace = self._changed(self._pace, rate)
+        self.limited = self._pace is not None or any(
+            member.pace is not None for member in self._members.values()
+        )
         self._stop_timer()
         self._let_leave()
 
@@ -135,7 +147,8 @@ class Arbiter:
         now = self._loop.time()
         if pace is None:
             return Pace(rate, now)
-        pace.change(rate, now)
+        if rate != pace.rate:
+            pace.change(rate, now)
         return pace
 
     def set_scheduler(self, scheduler: Scheduler) -> None:
@@ -149,13 +162,6 @@ class Arbiter:
             member.priority = priority
             if member.waits:
                 self._schedule.wait(member)
-
-    @property
-    def limits(self) -> bool:
-        """Whether any rate is limited."""
-        return self._pace is not None or any(
-            member.pace is not None for member in self._members.values()
-        )
 
     # -- what the Connections tell
 
@@ -212,8 +218,8 @@ class Arbiter:
         member.connection._refresh()
 
     def _end_if_needless(self) -> None:
-        if not self.limits and not any(each._outbox for each in self._members):
-            self._needless()
+        if not self.limited and not any(each._outbox for each in self._members):
+            self._needless(self)
 
     # -- who is next
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 from taps_core.model.errors import CloneError, EstablishmentError, PropertyError, Reason, TapsError
 from taps_core.model.events import ConnectionReceived
 from taps_core.model.properties import ConnectionState, Kind, connection_property
-from taps_core.runtime.arbiter import Arbiter
 from taps_core.runtime.arrivals import Arrivals
 from taps_core.runtime.race import is_transient
 
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from taps_core.model.flow import Flow, Session
     from taps_core.model.properties import Property
     from taps_core.planning.stacks import Stack
+    from taps_core.runtime.arbiter import Arbiter
     from taps_core.runtime.blueprint import Blueprint
     from taps_core.runtime.connection import Connection
     from taps_core.runtime.establishment import Won
@@ -130,7 +130,8 @@ class Group:
             session.close()
         if self._arrivals is not None:
             self._arrivals.end()
-        self._dismiss()
+        if self.arbiter is not None:
+            self._dismiss(self.arbiter)
 
     def close(self) -> None:
         """CloseGroup."""
@@ -287,8 +288,7 @@ class Group:
             flow = member._flow
             if not self._others or flow is None or flow.session is None:
                 return
-            self._appoint(member)
-        assert self.arbiter is not None
+            self.arbiter = self._new_arbiter(member)
         self.arbiter.waits(member)
 
     def _keep_rates(self, *members: Connection[Any]) -> None:
@@ -296,7 +296,7 @@ class Group:
         together = self.properties.get("_taps.groupMaxSendRate", math.inf)
         each = self.properties["maxSendRate"]
         arbiter = self.arbiter
-        if arbiter is None:
+        if arbiter is None or not arbiter.limited:
             if together == each == math.inf:
                 return
             members = self.members
@@ -308,19 +308,20 @@ class Group:
         if arbiter is None:
             if not own or (together == math.inf and min(own.values()) == math.inf):
                 return
-            arbiter = self._appoint(next(iter(own)))
+            arbiter = self.arbiter = self._new_arbiter(next(iter(own)))
         for member, rate in own.items():
             arbiter.take_in(member, rate)
         # Also where nothing is limited any more: then it lets everything go.
         arbiter.limit(together)
 
-    def _appoint(self, member: Connection[Any]) -> Arbiter:
-        self.arbiter = Arbiter(member._loop, self.properties["connScheduler"], self._dismiss)
-        return self.arbiter
+    def _new_arbiter(self, member: Connection[Any]) -> Arbiter:
+        from taps_core.runtime.arbiter import Arbiter  # few groups ever need one
 
-    def _dismiss(self) -> None:
-        arbiter, self.arbiter = self.arbiter, None
-        if arbiter is not None:
+        return Arbiter(member._loop, self.properties["connScheduler"], self._dismiss)
+
+    def _dismiss(self, arbiter: Arbiter) -> None:
+        if arbiter is self.arbiter:
+            self.arbiter = None
             arbiter.end()
 
     # -- clones
