@@ -15,7 +15,9 @@ have to ask.
 
 Who sends a Message, awaits it, and sends the next one has nothing waiting in between.
 So when the last that somebody had waiting leaves while others wait, the loop runs once
-before it is their turn: else all would have equal shares, whatever the scheduler.
+before it is their turn: else all would have equal shares, whatever the scheduler. It
+also does so when somebody's Send leaves at once and the last one that left was another's,
+who is perhaps about to send the next: else the one who comes first goes on for a turn.
 """
 
 from __future__ import annotations
@@ -82,6 +84,7 @@ class Arbiter:
 
     __slots__ = (
         "_busy",
+        "_latest",
         "_loop",
         "_members",
         "_needless",
@@ -109,6 +112,8 @@ class Arbiter:
         self._turn: asyncio.Handle | None = None
         # Sends are being handed down.
         self._busy = False
+        # Who sent last.
+        self._latest: _Member | None = None
 
     # -- what there is to keep
 
@@ -198,6 +203,8 @@ class Arbiter:
         member = self._members.pop(connection, None)
         if member is not None:
             self._forget(member)
+            if self._latest is member:
+                self._latest = None
             if not self._busy:
                 self._end_if_needless()
 
@@ -263,6 +270,8 @@ class Arbiter:
             self._busy = False
         for member in served:
             member.connection._have_left(own_turn=own_turn)
+            more = more or not (own_turn or self._latest in (None, member))
+            self._latest = member
         if more and self._members:
             # After what the flush above may have scheduled: a stack that says it is full.
             self._go_on()

@@ -34,6 +34,9 @@ def test_three_of_a_group_share_its_limit_as_the_scheduler_says(
             # What is under way differs, so it is looked at on this side.
             if awaited:
                 async with sending(members) as left:
+                    while not all(member.queued[1] for member in members):
+                        await asyncio.sleep(0)
+                    left.clear()
                     while left.total() < 300_000:
                         await asyncio.sleep(0.001)
             else:
