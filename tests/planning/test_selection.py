@@ -199,6 +199,23 @@ def test_multipath_is_preferred_by_default_where_one_listens(synthetic):
     assert names(select(plugins, role="listen", security=PLAIN)) == ["B", "A"]
 
 
+def test_dividing_capacity_has_no_effect_where_a_group_has_none_in_common(synthetic):
+    plugins = synthetic.installed(
+        [
+            synthetic.transport("alone", Capabilities.messages()),
+            synthetic.transport("streams", Capabilities.messages(multistreaming=A)),
+        ]
+    )
+    wanted = anything_goes(connScheduler="round-robin", connPriority=1)
+    effects = {
+        each.stack.transport.name: each.no_effect
+        for each in select(plugins, wanted, security=PLAIN)
+    }
+    assert effects == {"alone": ("connScheduler", "connPriority"), "streams": ()}
+    limited = wanted.copy().set("_taps.groupMaxSendRate", 8000).set("maxSendRate", 8000)
+    assert [each.no_effect for each in select(plugins, limited, security=PLAIN)] == [(), ()]
+
+
 def test_advertising_addresses_rejects_nothing_and_says_where_it_has_no_effect(synthetic):
     plugins = synthetic.installed(
         [

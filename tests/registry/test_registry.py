@@ -150,6 +150,14 @@ def test_healthy_plugin_works_beside_broken_ones_and_each_is_a_row(site: PluginS
         (
             transport(
                 "bad",
+                "properties = [tp.Property('_TAPS.groupmaxsendrate', tp.Kind.CONNECTION,"
+                " tp.ValueType.NUMERIC, meaning='')]",
+            ),
+            "the property '_TAPS.groupmaxsendrate' of bad is the core's own",
+        ),
+        (
+            transport(
+                "bad",
                 "properties = [tp.Property('nagle', tp.Kind.CONNECTION, tp.ValueType.BOOLEAN,"
                 " meaning='')]",
             ),

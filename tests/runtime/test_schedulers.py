@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from taps_core.plugin import Capabilities, Session, Support
 from taps_core.testing import MemoryMessages, MemoryNetwork, MemoryStream, run
 from tests.runtime.conftest import PlayedFlow, PlayedTransport
 from tests.runtime.shares import (
+    FRAMED,
     GROUP,
     PRIORITIES,
     SIZES,
@@ -304,3 +306,90 @@ def test_a_stream_alone_in_its_session_is_not_scheduled(run: Any, play: Any, tur
             assert members[0].queued == (0, 0)
 
     run(main)
+
+
+# ------------------------------------------------------------------- whatever happens
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_nothing_is_lost_or_reordered_whatever_happens(
+    seed: int, world: Any, memory_network: MemoryNetwork
+) -> None:
+    """Sends, cancellations, limits, schedulers, priorities, clones and ends, by chance."""
+    dice = random.Random(seed)
+    kind = dice.choice([MemoryStream, MemoryMessages])
+
+    async def send(member: taps.Connection[Any], data: bytes, fates: dict[bytes, str]) -> None:
+        try:
+            await member.send(data, lifetime=dice.choice([0.01, 1000]))
+        except taps.SendError:
+            fates[data] = "failed"
+        except asyncio.CancelledError:
+            # Withdrawn, or it had left.
+            fates[data] = "cancelled"
+            raise
+        else:
+            fates[data] = "sent"
+
+    async def main() -> None:
+        fates: dict[bytes, str] = {}
+        received: list[bytes] = []
+
+        async def note(connection: taps.Connection[Any]) -> None:
+            with contextlib.suppress(taps.ConnectionError):
+                async for message in connection:
+                    received.append(message.data)
+                await connection.close()
+
+        async with asyncio.TaskGroup() as tasks:
+
+            async def serve(connection: taps.Connection[Any]) -> None:
+                connection.on(
+                    taps.ConnectionReceived,
+                    lambda event: tasks.create_task(note(event.connection)),
+                )
+                await note(connection)
+
+            here = world(kind(memory_network, window=4096))
+            async with here.listen(serve, framers=FRAMED) as listener:
+                members = [await here.to(listener, framers=FRAMED).initiate()]
+                names = {members[0]: 0}
+                sends: list[asyncio.Task[None]] = []
+                for number in range(400):
+                    member = dice.choice(members)
+                    match dice.randrange(12):
+                        case 0:
+                            rate = dice.choice([8e4, 8e5, 8e6, float("inf")])
+                            member.set_property(dice.choice([GROUP, "maxSendRate"]), rate)
+                        case 1:
+                            member.set_property("connScheduler", dice.choice(list(taps.Scheduler)))
+                        case 2:
+                            member.set_property("connPriority", dice.randrange(300))
+                        case 3:
+                            await asyncio.sleep(dice.choice([0, 0.001, 0.1]))
+                        case 4 if sends:
+                            dice.choice(sends).cancel()
+                        case 5 if len(members) < 5:
+                            members.append(await member.clone())
+                            names[members[-1]] = len(names)
+                        case 6 if member is not members[0] and number % 3 == 0:
+                            members.remove(member)
+                            await member.close()
+                        case _:
+                            data = b"%d %06d " % (names[member], number)
+                            data += bytes(dice.choice([0, 10, 3000]))
+                            sends.append(tasks.create_task(send(member, data, fates)))
+                members[0].set_property("maxSendRate", float("inf"))
+                members[0].set_property(GROUP, float("inf"))
+                await asyncio.wait(sends)
+                for member in members:
+                    await member.close()
+        arrived = set(received)
+        assert len(arrived) == len(received)
+        for data, fate in fates.items():
+            assert fate == "cancelled" or (data in arrived) is (fate == "sent"), (data[:8], fate)
+        for name in range(len(names)):
+            own = [data for data in received if data.startswith(b"%d " % name)]
+            assert own == sorted(own)
+
+    run(main, memory_network, loop="virtual")
