@@ -93,7 +93,7 @@ second leaves more than the rate, one Message, and 2 % where the event loop was 
 window of the transport, if it has one, fills.
 
 `connScheduler` and `connPriority` divide what the Connections of a group have in common, a limit or
-one session: see [groups](../explanation/groups.md).
+one session: see [rates and schedulers](../explanation/schedulers.md).
 """
 
 

@@ -270,8 +270,9 @@ class Arbiter:
             self._busy = False
         for member in served:
             member.connection._have_left(own_turn=own_turn)
-            more = more or not (own_turn or self._latest in (None, member))
-            self._latest = member
+            if member.connection in self._members:
+                more = more or not (own_turn or self._latest in (None, member))
+                self._latest = member
         if more and self._members:
             # After what the flush above may have scheduled: a stack that says it is full.
             self._go_on()

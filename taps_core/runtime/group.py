@@ -272,6 +272,7 @@ class Group:
         alone.join(other)
         other._group = alone
         alone._keep_rates(other)
+        other._resume()
         left = CloneError(
             f"{name} cannot be {value!r} here, so this Connection left its group: {error}",
             reason=error.reason,

@@ -423,3 +423,44 @@ def test_each_member_has_its_own_rate_and_all_have_one_together(
             members[0].abort_group()
 
     run(main, memory_network, loop="virtual")
+
+
+class Refusing(MemoryStream):
+    """Clones refuse another connTimeout."""
+
+    connections = 0
+
+    async def connect(self, request: Any) -> Any:
+        flow = await super().connect(request)
+        self.connections += 1
+        if self.connections > 1:
+            flow.apply = self._refuse
+        return flow
+
+    def _refuse(self, name: str, value: Any) -> bool:
+        if name == "connTimeout":
+            raise taps.PropertyError("it stays as it is")
+        return False
+
+
+def test_who_leaves_the_group_is_limited_alone(world: Any, memory_network: MemoryNetwork) -> None:
+    async def main() -> None:
+        here = world(Refusing(memory_network), properties=TOGETHER)
+        async with here.listen() as listener:
+            first = await here.to(listener).initiate()
+            second = await first.clone()
+            began = now()
+            sends = [asyncio.ensure_future(first.send(bytes(1000))) for _ in range(3)]
+            sends += [asyncio.ensure_future(second.send(bytes(1000))) for _ in range(3)]
+            await asyncio.sleep(1.5)
+            assert first.queued[1] + second.queued[1] == 4
+            left = second.queued[1]
+            first.set_property("connTimeout", 5)
+            assert second.grouped_connections() == {second}
+            await asyncio.wait(sends)
+            # Alone, with nothing owed, it sent one at once and then one in each second.
+            assert now() - began == pytest.approx(1.5 + left - 1)
+            first.abort()
+            second.abort()
+
+    run(main, memory_network, loop="virtual")
