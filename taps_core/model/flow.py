@@ -210,6 +210,8 @@ class Flow(ABC):
     def read(self, property: str, /) -> Any:  # noqa: A002  # RFC 9622's word
         """The live value of a Connection Property, ``None`` if it is not known here.
 
+        Who tells a ``maxSendRate`` keeps it; what no layer keeps, the Connection does.
+
         Beyond properties, ``_taps.undelivered`` is asked when Close takes too
         long: the bytes taken that the peer is not known to have.
         """
