@@ -1,4 +1,7 @@
-"""Whose a name is: two plugins with one name, or with one property, are a named conflict."""
+"""Whose a name is: two plugins with one name, or with one property, are a named conflict.
+
+So is a property in the namespace of a protocol that its plugin is not.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from taps_core.model.layers import FramerDefinition
+from taps_core.model.namespaces import is_foreign
 from taps_core.model.properties import Property
 from taps_core.runtime.discovery import BLOCK_VARIABLE, normalised
 from taps_core.runtime.loading import PluginKind, Row, Status
@@ -79,7 +83,32 @@ def settled(rows: list[Row]) -> list[Row]:
             # The transports and layers of one plugin may share a property.
             losers = [i for i in rivals if not _same(_definition(rows[i], folded), kept)]
             _keep(rows, winner, losers, f"the property {name}")
+    _keep_to_own_namespaces(rows)
     return rows
+
+
+def _keep_to_own_namespaces(rows: list[Row]) -> None:
+    """A protocol's properties are declared by itself; what runs over it may share them."""
+    own = {
+        definition.folded
+        for row in rows
+        for definition in properties_of(row.declaration)
+        if not is_foreign(definition.name, row.name)
+    }
+    for index, row in enumerate(rows):
+        for definition in properties_of(row.declaration):
+            if definition.folded in own:
+                continue
+            namespace, _, rest = definition.name.partition(".")
+            rows[index] = dataclasses.replace(
+                row,
+                declaration=None,
+                status=Status.FAILED,
+                reason=f"wrong declaration: the namespace of {definition.name} is for properties "
+                f"of the protocol {namespace}, which {row.name} is not (RFC 9622, section 4.1)",
+                remedy=f"let its authors call it _VENDOR.{rest}, after who adds it",
+            )
+            break
 
 
 def _first_of(rows: list[Row], rivals: list[int], owner: str) -> int:

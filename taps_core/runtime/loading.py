@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from taps_core.model.capabilities import Capabilities, LayerCapabilities
 from taps_core.model.layers import API_VERSION, FramerDefinition, SecurityLayer, Transport
-from taps_core.model.properties import EXTENSIONS, Property, nearest
+from taps_core.model.namespaces import namespace_refusal, reserved_words
+from taps_core.model.properties import Property, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -267,7 +268,23 @@ def _judged(declaration: Any, kind: PluginKind, source: Source, hooks: tuple[str
             remedy=_remedy(source, error),
             hooks=hooks,
         )
-    return Row(name=name, kind=kind, source=source, hooks=hooks, declaration=declaration)
+    note = _note(declaration)
+    return Row(name=name, kind=kind, source=source, note=note, hooks=hooks, declaration=declaration)
+
+
+def _note(declaration: Declaration) -> str:
+    """What its authors had better change."""
+    words = {
+        definition.name: reserved_words(definition.name)
+        for definition in (
+            () if isinstance(declaration, FramerDefinition) else declaration.properties
+        )
+    }
+    return "; ".join(
+        f"{name}: {' and '.join(found)} should not be part of a name that is no protocol's"
+        for name, found in words.items()
+        if found
+    )
 
 
 def _check(declaration: Any, kind: PluginKind) -> None:
@@ -285,10 +302,10 @@ def _check(declaration: Any, kind: PluginKind) -> None:
     for definition in declaration.properties:
         if not isinstance(definition, Property):
             raise TypeError(f"properties of {name} must be Property objects, not {definition!r}")
-        if "." not in definition.name:
+        refusal = namespace_refusal(definition.name, name)
+        if refusal is not None:
             raise ValueError(
-                f"the property {definition.name!r} of {name} needs a namespace, as in "
-                f"{name}.{definition.name} (RFC 9622, section 4.1)"
+                f"the property {definition.name!r} of {name} {refusal} (RFC 9622, section 4.1)"
             )
         if any(definition.folded == own.folded for own in EXTENSIONS.values()):
             raise ValueError(f"the property {definition.name!r} of {name} is the core's own")

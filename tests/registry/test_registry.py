@@ -326,6 +326,84 @@ def test_properties_of_transports_and_layers_are_found_by_canonical_name() -> No
     assert sorted(registry.properties) == ["shield.c", "stream.a", "stream.b"]
 
 
+# -- namespaces of properties (RFC 9622, section 4.1)
+
+
+def declaring(*names: str, transport: str = "acme") -> Registry:
+    class Declaring(Stream):
+        name = transport
+        properties = tuple(map(option, names))
+
+    return Registry.of(Declaring())
+
+
+@pytest.mark.requirement("R-9622-4.1-03", "R-9622-4.1-06")
+@pytest.mark.parametrize("name", ["tcp.nagle", "sctp-udp.port", "vendor.colour"])
+def test_an_own_property_in_the_namespace_of_a_protocol_is_refused(name: str) -> None:
+    registry = declaring(name, "_acme.colour")
+    assert not registry.transports
+    (row,) = registry.rows
+    assert row.status is Status.FAILED
+    assert f"the namespace of {name} is for properties of the protocol" in row.reason
+    assert "_VENDOR." in row.remedy
+    # A protocol's own plugin may.
+    assert declaring(name, transport=name.partition(".")[0]).transports
+
+
+def test_a_protocols_acronym_may_lack_its_hyphens_and_variants_share_it() -> None:
+    assert declaring("udplite.coverage", "udp-lite.x", "udp.y", transport="udp-lite").transports
+    assert declaring("SCTP.streams", transport="sctp-udp").transports
+
+
+def test_what_runs_over_a_protocol_may_share_its_properties_but_adds_none() -> None:
+    class Tcp(Stream):
+        name = "tcp"
+        properties = (option("tcp.nagle"),)
+
+    class Tunnel(Stream):
+        name = "tunnel"
+        properties = (option("tcp.nagle"),)
+
+    class Rogue(Stream):
+        name = "rogue"
+        properties = (option("tcp.nagle"), option("tcp.window"))
+
+    assert list(Registry.of(Tunnel(), Rogue(), Tcp()).transports) == ["tcp", "tunnel"]
+
+
+@pytest.mark.requirement("R-9622-4.1-03", "R-9622-4.1-04")
+def test_an_own_namespace_begins_with_an_underscore_and_names_somebody() -> None:
+    assert list(declaring("_acme.colour", "_x-1.y").properties) == ["_acme.colour", "_x-1.y"]
+    for name in ("_.colour", "_1.colour"):
+        (row,) = declaring(name).rows
+        assert f"the property '{name}' of acme has a namespace that names nobody" in row.reason
+
+
+@pytest.mark.requirement("R-9622-4.1-07")
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("_tcp.colour", "tcp"),
+        ("_acme.udp", "udp"),
+        ("_acme.fastTcpStart", "tcp"),
+        ("_acme.UDPLite.gre", "gre and udp and udplite"),
+        ("_acme.ISO-IP", "iso-ip"),
+    ],
+)
+def test_a_word_that_stands_for_a_protocol_in_an_own_name_is_noted(name: str, words: str) -> None:
+    (row,) = declaring(name, "_acme.colour").rows
+    assert row.status is Status.AVAILABLE
+    assert row.note == f"{name}: {words} should not be part of a name that is no protocol's"
+    (row,) = declaring("_acme.tcpish").rows
+    assert not row.note
+
+
+def test_the_plugins_of_this_project_keep_to_that() -> None:
+    rows = Registry.from_entry_points().rows
+    assert rows
+    assert not [row for row in rows if row.note or row.status is Status.FAILED]
+
+
 # -- which plugins are loaded
 
 
