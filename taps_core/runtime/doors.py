@@ -110,11 +110,14 @@ class Doors:
     async def _addresses(self, stack: Stack) -> list[tuple[LocalEndpoint, int]]:
         """Resolved Local Endpoints of this stack, each once, with the number of their origin."""
         name = stack.transport.name
+        resolver = self._blueprint.runtime.system.resolver_for(
+            isolated=self._blueprint.effective["isolateSession"]
+        )
         found: dict[LocalEndpoint, tuple[LocalEndpoint, int]] = {}
         for index, asked in enumerate(self._blueprint.local):
             if asked.protocol not in (None, name):
                 continue
-            for endpoint in await self._blueprint.runtime.system.resolver.resolve(asked):
+            for endpoint in await resolver.resolve(asked):
                 # Two names of one address are one place to listen at.
                 place = (
                     endpoint.with_hostname(None).with_service(None).with_port(endpoint.port or None)

@@ -127,7 +127,9 @@ async def _win(
     await load(blueprint)
     connection._group.learn(blueprint)
     ranked = ranking(blueprint)
-    resolver = blueprint.runtime.system.resolver
+    resolver = blueprint.runtime.system.resolver_for(
+        isolated=connection._group.properties["isolateSession"]
+    )
     remotes = await resolve_all(resolver, blueprint.remote)
     locals_ = await resolve_all(resolver, blueprint.local)
     leaves = build_leaves(ranked, remotes, locals_, properties=blueprint.effective)

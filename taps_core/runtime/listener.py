@@ -117,7 +117,9 @@ class Listener:
             await load(self._blueprint)
             for framer in self._blueprint.framers:
                 _ = framer.create()  # one that cannot be made is found now, not by each peer
-            resolver = self._runtime.system.resolver
+            resolver = self._runtime.system.resolver_for(
+                isolated=self._blueprint.effective["isolateSession"]
+            )
             self._filter = tuple(await resolve_all(resolver, self._blueprint.remote))
             await self._doors.open()
         except Exception as error:  # noqa: BLE001  # a plugin's bug must reach whoever waits

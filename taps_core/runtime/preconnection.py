@@ -137,7 +137,7 @@ class Preconnection:
         Raises:
             EstablishmentError: RESOLUTION_FAILED.
         """
-        resolver = self.system.resolver
+        resolver = self.system.resolver_for(isolated=self.transport.get("isolateSession"))
         return (
             await resolve_all(resolver, self._local),
             await resolve_all(resolver, self._remote),

@@ -15,12 +15,13 @@ Nothing here belongs to an event loop: one Resolver serves several.
 from __future__ import annotations
 
 import asyncio
+import copy
 import importlib
 import os
 import socket
 import threading
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, runtime_checkable
 
 from taps_core.model.endpoints import Endpoint, canonical_address
 from taps_core.model.errors import EstablishmentError, Reason
@@ -28,10 +29,11 @@ from taps_core.runtime.tasks import until_done
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import Self
 
     import dns.asyncresolver
 
-__all__ = ["MAX_ADDRESSES", "RESOLUTION_DELAY", "Resolver", "Resolving"]
+__all__ = ["MAX_ADDRESSES", "RESOLUTION_DELAY", "Remembering", "Resolver", "Resolving"]
 
 E = TypeVar("E", bound=Endpoint)
 
@@ -70,6 +72,14 @@ class Resolving(Protocol):
         """
 
 
+@runtime_checkable
+class Remembering(Resolving, Protocol):
+    """A resolver with a cache that it can leave aside."""
+
+    def isolated(self) -> Resolving:
+        """One that neither uses nor leaves anything in the cache (``isolateSession``)."""
+
+
 class Resolver:
     """The built-in resolver.
 
@@ -105,6 +115,7 @@ class Resolver:
         self._stub_signature: _Signature = None
         self._making_stub = threading.Lock()
         self._services: dict[str, int] = {}
+        self._remembers = True
 
     async def resolve(self, endpoint: E) -> list[E]:
         """See :meth:`Resolving.resolve`. Cancelling it leaves nothing behind.
@@ -122,6 +133,18 @@ class Resolver:
             return [endpoint]
         addresses = await self._addresses(name)
         return [endpoint.with_ip_address(address) for address in addresses]
+
+    def isolated(self) -> Self:
+        """The same without memory: it asks anew each time, and no answer is kept.
+
+        What the system's own resolver remembers, beyond this process, is out of reach.
+        """
+        alone = copy.copy(self)
+        alone._remembers = False
+        if self._stub is not None:
+            alone._stub = copy.copy(self._stub)
+            alone._stub.cache = None
+        return alone
 
     # -- names
 
@@ -204,7 +227,8 @@ class Resolver:
                         name, "no DNS server is configured", "no-nameserver", transient=True
                     ) from None
             stub.lifetime = self._timeout
-            stub.cache = dns.resolver.LRUCache(_CACHED_ANSWERS)
+            if self._remembers:
+                stub.cache = dns.resolver.LRUCache(_CACHED_ANSWERS)
             self._stub, self._stub_signature = stub, signature
             return stub
 

@@ -130,6 +130,20 @@ class System:
             self._resolver = Resolver()
         return self._resolver
 
+    def resolver_for(self, *, isolated: bool) -> Resolving:
+        """The resolver, or one that uses and leaves no answers in a cache.
+
+        Args:
+            isolated: ``isolateSession``. A resolver of the application's own is asked as
+                ever, unless it has a method ``isolated`` as the built-in one.
+        """
+        resolver = self.resolver
+        if not isolated:
+            return resolver
+        from taps_core.runtime.resolver import Remembering
+
+        return resolver.isolated() if isinstance(resolver, Remembering) else resolver
+
     def framers(self, given: Any) -> tuple[FramerDefinition, ...]:
         """Definitions from names, definitions and Framer classes.
 

@@ -537,6 +537,29 @@ def test_answers_are_remembered_for_their_ttl(no_hosts: Path) -> None:
     run(main)
 
 
+def test_an_isolated_resolver_uses_and_leaves_no_answers(no_hosts: Path) -> None:
+    async def main() -> None:
+        async with serving({("www.example.", "A"): ["192.0.2.1"]}) as server:
+
+            async def asks(resolver: Any) -> int:
+                before = len(server.asked)
+                assert [str(it.ip_address) for it in await resolver.resolve(remote())] == [
+                    "192.0.2.1"
+                ]
+                return len([it for it in server.asked[before:] if it[1] == "A"])
+
+            resolver = asking(server, no_hosts)
+            # Before anything was asked for, and afterwards.
+            assert await asks(resolver.isolated()) == 1
+            assert await asks(resolver) == 1
+            assert await asks(resolver) == 0
+            alone = resolver.isolated()
+            assert [await asks(alone), await asks(alone)] == [1, 1]
+            assert await asks(resolver) == 0
+
+    run(main)
+
+
 def test_short_names_are_completed_with_search_domains(no_hosts: Path) -> None:
     async def main() -> None:
         async with serving({("db.corp.example.", "A"): ["192.0.2.8"]}) as server:
