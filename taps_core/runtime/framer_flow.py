@@ -431,6 +431,14 @@ class FramerFlow(LayerFlow, FramerControl):
         if complete:
             self.receiver.outcome(record, error)
 
+    def read(self, property: str, /) -> Any:  # noqa: A002  # RFC 9622's word
+        """As below, but no Message may be longer than the framer lets it be."""
+        value = self.lower.read(property)
+        if property in ("sendMsgMaxLen", "recvMsgMaxLen") and self._boundaries:
+            longest = self._framer.max_length
+            return longest if value is None else min(value, longest)
+        return value
+
     # -- the end
 
     def finish(self) -> None:
