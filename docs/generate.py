@@ -12,6 +12,7 @@ import math
 import tomllib
 from collections import defaultdict
 from enum import Enum
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,8 +27,11 @@ from taps_core.model.properties import (
     TransportProperties,
 )
 from taps_core.planning import states
+from taps_core.planning.stacks import EVERYWHERE, Installed, Stack, compose
+from taps_core.runtime.registry import Registry
 from taps_core.testing import conformance
 from taps_core.testing.conformance import base, listeners, odd_moments, transports
+from taps_framers import LengthPrefix
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -36,6 +40,8 @@ if TYPE_CHECKING:
 
 DOCS: Final = Path(__file__).parent
 ROOT: Final = DOCS.parent
+#: The packages of our plugins, each by its first module.
+PLUGINS: Final = sorted(ROOT.glob("plugins/*/taps_*/__init__.py"))
 
 INTRODUCTION: Final = """\
 # Properties
@@ -70,7 +76,7 @@ A preference is `Require` (only with it, else fail), `Prefer`, `No Preference`, 
 Set before establishment, or later by `connection.set_property(name, value)`. «shared» ones are
 set for the whole Connection Group. A property that has no effect on the chosen stack is accepted;
 `select()` and `connection.properties.effect(name)` say so. A refused one raises, and leaves the
-Connection as it was.
+Connection as it was. What each does where: [effects](effects.md).
 """,
     Kind.MESSAGE: """\
 ## Message Properties
@@ -187,6 +193,95 @@ def properties_page() -> str:
         capacity_profiles(),
     ]
     return "\n".join(parts)
+
+
+EFFECTS: Final = """\
+# What each property does on each stack
+
+Every Transport Property of RFC 9622 and every transport: whether it is there or has an effect, and
+how, or why not. It stands in the plugins' own tables of capabilities; this page is made of them by
+`python docs/generate.py`, and `tests/effects` holds each line to what happens.
+
+`taps-plugins show NAME` prints the same for any installed plugin, as this machine can do it. On a
+Connection, `connection.properties.effect(name)` is the sentence «no effect on …: why» where setting
+a property does nothing, and `None` where it does something. Such a property is accepted all the
+same, keeps its value, and changes nothing (RFC 9622, section 5).
+"""
+
+EFFECT_SECTIONS: Final = {
+    Kind.SELECTION: """\
+## Selection Properties
+
+`always`: it cannot be switched off, so Prohibit removes the stack. `optional`: it can be had or
+left out. `never`: Require removes the stack.
+""",
+    Kind.CONNECTION: """\
+## Connection Properties
+
+`always` has effect (or can be read, if that is all that can be done with it), `optional` depends on
+the operating system or on what the peers agree on, `never` is accepted without effect.
+""",
+    Kind.MESSAGE: """\
+## Message Properties
+
+Likewise. A Message whose properties cannot be kept is refused with a SendError (RFC 9622, section
+9.1.3): where the line says so, where it is too large, and after a Final Message.
+""",
+}
+
+
+def stacks() -> list[Stack]:
+    """Each transport of ours alone, then what security layers and framers make of it."""
+    registry = Registry.of(*(import_module(path.parent.name) for path in PLUGINS))
+    declared = [*registry.transports.values()]
+    layers = [*registry.security_layers.values()]
+    plain = [Stack(transport, transport.capabilities) for transport in declared]
+    framed = compose(Installed(declared, layers), [LengthPrefix()])
+    secured = [stack for stack in compose(Installed(declared, layers)) if stack.security]
+    return [*plain, *secured, *(stack for stack in framed if not stack.security)]
+
+
+def told_of(stack: Stack, row: Property) -> tuple[str, str]:
+    """What becomes of a property on a stack, and how or why not."""
+    if row.kind is not Kind.SELECTION:
+        support = stack.effect(row.name).value
+    else:
+        # What decides among paths is the system's business.
+        support = "" if row.name in EVERYWHERE else stack.support(row.name).value
+    return support, stack.explain(row.name) or row.meaning.rstrip(".")
+
+
+def effects_of(rows: Iterable[Property]) -> str:
+    """A line for each property and for each way in which stacks treat it."""
+    lines = ["| Property | Stack | | How, or why not |", "|---|---|---|---|"]
+    every = stacks()
+    bare = {stack.transport: stack for stack in every if not stack.layers}
+    for row in rows:
+        told: dict[tuple[str, str], list[str]] = defaultdict(list)
+        for stack in every:
+            # Stacks of several layers only where they differ from their transport.
+            if not stack.layers or told_of(stack, row) != told_of(bare[stack.transport], row):
+                told[told_of(stack, row)].append(stack.name)
+        name = f"`{row.name}`"
+        for (support, how), names in told.items():
+            of = "every one" if len(names) == len(bare) else ", ".join(names)
+            lines.append(f"| {name} | {of} | {support} | {how} |")
+            name = ""
+    return "\n".join(lines) + "\n"
+
+
+def effects_page() -> str:
+    """The whole of reference/effects.md."""
+    parts = [EFFECTS]
+    for kind, text in EFFECT_SECTIONS.items():
+        parts += [text, effects_of(row for row in PROPERTIES.values() if row.kind is kind)]
+    parts.append("## Properties of one protocol\n")
+    lines = ["| Property | Stack | | How, or why not |", "|---|---|---|---|"]
+    for stack in stacks():
+        for row in () if stack.layers else stack.definitions:
+            support, how = told_of(stack, row)
+            lines.append(f"| `{row.name}` | {stack} | {support} | {how} |")
+    return "\n".join([*parts, *lines]) + "\n"
 
 
 STATES: Final = """\
@@ -342,6 +437,7 @@ def requirements_page() -> str:
 PAGES: Final = {
     "conformance.md": requirements_page,
     "reference/properties.md": properties_page,
+    "reference/effects.md": effects_page,
     "reference/states.md": states_page,
     "reference/conformance.md": conformance_page,
 }

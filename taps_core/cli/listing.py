@@ -229,6 +229,7 @@ def table_as_json(table: Capabilities | LayerCapabilities) -> dict[str, Any]:
     protection = table.protection
     told: dict[str, Any] = {
         "effects": {name: support.value for name, support in table.effects.items()},
+        "notes": dict(table.notes),
         "early_data": table.early_data,
         "protection": None
         if protection is None

@@ -9,10 +9,11 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
 from taps_core.cli.listing import TONES, row_as_json
-from taps_core.cli.output import Cell, Plain, Tone
+from taps_core.cli.output import WIDTH, Cell, Plain, Tone
 from taps_core.model.capabilities import Capabilities, LayerCapabilities, Support
 from taps_core.model.layers import FramerDefinition, Transport
 from taps_core.model.properties import PROPERTIES, Kind, Property
+from taps_core.planning.stacks import effect_of, note_of
 from taps_core.runtime.discovery import normalised
 
 if TYPE_CHECKING:
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
 
 __all__ = ["show"]
 
+_INDENT: Final = 2
+#: Widths of columns: what says how far there is something, a section, the least of what explains.
+_LONGEST: Final = max(len(support.value) for support in Support)
+_SECTION: Final = len("8.1.11.4")
+_LEAST: Final = 20
+_GAPS: Final = 6
 _TONES: Final = {
     Support.ALWAYS: Tone.GOOD,
     Support.OPTIONAL: Tone.NONE,
@@ -144,33 +151,44 @@ def _show_table(
     support: Mapping[str, Support] = table.changes if layer else table.support  # type: ignore[union-attr]  # mypy does not follow the flag
     if support:
         output.heading("Changes what is below" if layer else "Selection Properties")
-        output.table(
-            ("PROPERTY", "SUPPORT", "RFC 9622", "MEANING"), _supports(support, own), indent=2
-        )
-    if table.effects:
-        output.heading("Connection and Message Properties with effect")
-        output.table(
-            ("PROPERTY", "EFFECT", "RFC 9622", "MEANING"), _supports(table.effects, own), indent=2
-        )
+        _show_supports(output, "SUPPORT", support, table.notes, own)
+    effects, notes = (table.effects, table.notes) if layer else _effects(table, own)  # type: ignore[arg-type]  # likewise
+    if effects:
+        output.heading("Connection and Message Properties")
+        _show_supports(output, "EFFECT", effects, notes, own)
 
 
-def _supports(
-    support: Mapping[str, Support], own: Mapping[str, Property]
-) -> list[Sequence[Cell | str]]:
+def _effects(
+    table: Capabilities, own: Mapping[str, Property]
+) -> tuple[Mapping[str, Support], Mapping[str, str]]:
+    """What becomes of every Connection and Message Property, and how or why not."""
+    names = [row.name for row in PROPERTIES.values() if row.kind is not Kind.SELECTION]
+    names += [name for name in (*own, *table.effects) if name not in names]
+    effects = {name: effect_of(table, name, own.values()) for name in names}
+    return effects, {name: note_of(table, name) for name in names}
+
+
+def _show_supports(
+    output: Output,
+    what: str,
+    support: Mapping[str, Support],
+    notes: Mapping[str, str],
+    own: Mapping[str, Property],
+) -> None:
     known = {**PROPERTIES, **own}
     order = {name: place for place, name in enumerate(known)}
     rows: list[Sequence[Cell | str]] = []
     for name in sorted(support, key=lambda name: (order.get(name, len(order)), name)):
-        definition = known.get(name)
-        rows.append(
-            (
-                name,
-                Cell(support[name].value, _TONES[support[name]]),
-                "" if definition is None else definition.rfc_section,
-                "" if definition is None else definition.meaning,
-            )
-        )
-    return rows
+        section, meaning = "", ""
+        if name in known:
+            section, meaning = known[name].rfc_section, known[name].meaning
+        cell = Cell(support[name].value, _TONES[support[name]])
+        rows.append((name, cell, section, notes.get(name) or meaning))
+    # Names are not broken, however long the explanations are.
+    narrow = (max(map(len, support)), _LONGEST, _SECTION)
+    rest = max(WIDTH - _INDENT - sum(narrow) - _GAPS, _LEAST)
+    columns = ("PROPERTY", what, "RFC 9622", "HOW, OR WHY NOT")
+    output.table(columns, rows, indent=_INDENT, widths=(*narrow, rest))
 
 
 def _show_properties(output: Output, properties: Sequence[Property]) -> None:

@@ -5,6 +5,7 @@ stack has it ALWAYS (inherent: Prohibit removes the stack), OPTIONALly (can be
 had or left out) or NEVER (Require removes the stack). For a Connection or
 Message Property it says whether setting it has an effect: ALWAYS, OPTIONAL
 (depends on negotiation, platform or configuration) or NEVER («no effect»).
+Beside that stands a note: how, or why not.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from __future__ import annotations
 import dataclasses
 from enum import Enum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
-__all__ = ["Capabilities", "DataUnit", "LayerCapabilities", "Protection", "Support"]
+__all__ = ["Capabilities", "DataUnit", "LayerCapabilities", "Protection", "Support", "renoted"]
 
 
 class Support(Enum):
@@ -79,6 +80,94 @@ _STARTING_POINTS: Final[Mapping[str, tuple[Support, Support, Support]]] = {
 }
 
 
+#: What follows from the data unit alone. Columns as above; one text is for all three.
+_NOTES: Final[Mapping[str, str | tuple[str, str, str]]] = {
+    "reliability": (
+        "bytes are sent again until they are acknowledged, or the Connection ends",
+        "Messages are sent again until they are acknowledged, or the Connection ends",
+        "a datagram may be lost, and nobody is told",
+    ),
+    "preserveMsgBoundaries": (
+        "the peer sees bytes; a framer can find the boundaries",
+        "the protocol marks them",
+        "a Message is a datagram",
+    ),
+    "perMsgReliability": (
+        "every byte of a stream is as reliable as the others",
+        "every Message is as reliable as the others",
+        "no datagram is reliable",
+    ),
+    "preserveOrder": (
+        "bytes arrive in their order",
+        "Messages arrive in their order",
+        "datagrams arrive as they come",
+    ),
+    "zeroRttMsg": (
+        "the handshake carries no data",
+        "the handshake carries no data",
+        "there is no handshake to wait for",
+    ),
+    "multistreaming": "each Connection of a group is a transport connection of its own",
+    "fullChecksumSend": (
+        "the checksum covers everything",
+        "the checksum covers everything",
+        "full coverage, unless the checksum is left out or covers a part",
+    ),
+    "fullChecksumRecv": (
+        "the checksum covers everything",
+        "the checksum covers everything",
+        "full coverage, unless the checksum was left out or covers a part",
+    ),
+    "congestionControl": (
+        "the transport does it",
+        "the transport does it",
+        "it is the application's business (RFC 8085)",
+    ),
+    "keepAlive": "the protocol has no keep-alive packets",
+    "multipath": "one path, chosen at establishment",
+    "advertisesAltaddr": "the protocol tells the peer no further addresses",
+    "direction": "data may flow both ways; the Connection refuses the other one",
+    "softErrorNotify": "ICMP errors are not heard of",
+    "activeReadBeforeSend": (
+        "either side may write first",
+        "either side may write first",
+        "who listens does not know a peer before its first datagram",
+    ),
+    "recvChecksumLen": "the checksum covers everything that arrives",
+    "multipathPolicy": "there is one path",
+    "minSendRate": "nobody can promise a rate",
+    "minRecvRate": "nobody can promise a rate",
+    "maxRecvRate": "the peer is not told a rate",
+    "groupConnLimit": "the peer cannot add Connections to a group",
+    "singularTransmissionMsgMaxLen": (
+        "not applicable: a stream has no packets to fill",
+        "not known",
+        "not known",
+    ),
+    "msgOrdered": (
+        "the one stream keeps its order, for every Message",
+        "all Messages keep their order",
+        "no order is kept; a Message that demands it is refused",
+    ),
+    "msgChecksumLen": "the checksum covers everything that is sent",
+    "msgReliable": (
+        "True anyway; False is refused, as perMsgReliability is missing",
+        "True anyway; False is refused, as perMsgReliability is missing",
+        "False anyway; True is refused, as datagrams may be lost",
+    ),
+    "msgCapacityProfile": "all that a Connection sends is marked alike",
+    "noFragmentation": "how packets are cut is up to the system",
+    "noSegmentation": "how packets are cut is up to the system",
+    "ecn": "the protocol keeps it to itself",
+    "earlyData": (
+        "the handshake carries no data",
+        "the handshake carries no data",
+        "there is no handshake",
+    ),
+    "receivedFinal": "the peer's end is not told",
+}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Capabilities:
     """What a transport, or a whole stack, can do."""
@@ -92,6 +181,9 @@ class Capabilities:
     here. What the Connection itself does for every stack (msgLifetime,
     msgPriority, read-only state) need not be listed; what is missing beyond
     that counts as NEVER."""
+    notes: Mapping[str, str] = dataclasses.field(default_factory=lambda: MappingProxyType({}))
+    """Any property (canonical name) → how the stack has it, or why not: part of a
+    sentence, such as «TCP_USER_TIMEOUT, in milliseconds»; empty for none."""
     connected: bool = True
     """Whether establishment exchanges packets, so that Ready proves a peer."""
     may_duplicate: bool = False
@@ -106,12 +198,20 @@ class Capabilities:
     @classmethod
     def byte_stream(cls, **support: Support) -> Capabilities:
         """Reliable, ordered, congestion-controlled bytes without boundaries."""
-        return cls(data_unit=DataUnit.BYTE_STREAM, support=_column(0, support))
+        return cls(
+            data_unit=DataUnit.BYTE_STREAM,
+            support=_column(0, support),
+            notes=_notes(0, support),
+        )
 
     @classmethod
     def messages(cls, **support: Support) -> Capabilities:
         """Reliable, ordered, congestion-controlled Messages."""
-        return cls(data_unit=DataUnit.MESSAGE, support=_column(1, support))
+        return cls(
+            data_unit=DataUnit.MESSAGE,
+            support=_column(1, support),
+            notes=_notes(1, support),
+        )
 
     @classmethod
     def datagrams(cls, **support: Support) -> Capabilities:
@@ -119,19 +219,44 @@ class Capabilities:
         return cls(
             data_unit=DataUnit.DATAGRAM,
             support=_column(2, support),
+            notes=_notes(2, support),
             connected=False,
             may_duplicate=True,
             half_close=False,
             early_data=False,
         )
 
-    def but(self, **changes: object) -> Capabilities:
-        """A copy with fields changed; ``support`` and ``effects`` are merged in."""
+    def but(self, **changes: Any) -> Capabilities:
+        """A copy with fields changed; ``support``, ``effects`` and ``notes`` are merged in.
+
+        The note of a property that is changed goes, unless there is a new one.
+        """
+        changes["notes"] = MappingProxyType(
+            renoted(
+                self.notes,
+                changes.get("support", ()),
+                changes.get("effects", ()),
+                changes.get("notes"),
+            )
+        )
         for field in ("support", "effects"):
             if field in changes:
-                merged = {**getattr(self, field), **changes[field]}  # type: ignore[dict-item]  # mappings, as the fields are
-                changes[field] = MappingProxyType(merged)
-        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]  # checked by the dataclass
+                changes[field] = MappingProxyType({**getattr(self, field), **changes[field]})
+        return dataclasses.replace(self, **changes)
+
+    def explained(self, rows: Mapping[str, tuple[Support, str]]) -> Capabilities:
+        """A copy with ``rows`` merged in: what is so, and its note, side by side.
+
+        Args:
+            rows: Property of any kind (canonical name) → support or effect, and how or
+                why not: ``{"connTimeout": (OPTIONAL, "TCP_USER_TIMEOUT"), …}``.
+        """
+        support = {name: row[0] for name, row in rows.items() if name in _STARTING_POINTS}
+        return self.but(
+            support=support,
+            effects={name: row[0] for name, row in rows.items() if name not in support},
+            notes={name: row[1] for name, row in rows.items()},
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,12 +273,29 @@ class LayerCapabilities:
     """Selection properties → how they are above it; what is missing stays."""
     effects: Mapping[str, Support] = dataclasses.field(default_factory=lambda: MappingProxyType({}))
     """Connection and Message Properties likewise."""
+    notes: Mapping[str, str] = dataclasses.field(default_factory=lambda: MappingProxyType({}))
+    """How the layer changes them, or why: as :attr:`Capabilities.notes`."""
     protection: Protection
     early_data: bool = False
     may_duplicate: bool | None = None
     """``None``: as below. False for a layer that drops what it has seen."""
     half_close: bool | None = None
     """``None``: as below."""
+
+
+def renoted(
+    notes: Mapping[str, str],
+    support: Iterable[str],
+    effects: Iterable[str],
+    added: Mapping[str, str] | None,
+) -> Mapping[str, str]:
+    """``notes`` without those of properties that are changed, and with those that are added."""
+    return {**notes, **dict.fromkeys(support, ""), **dict.fromkeys(effects, ""), **(added or {})}
+
+
+def _notes(index: int, overrides: Mapping[str, Support]) -> Mapping[str, str]:
+    every = {name: note if isinstance(note, str) else note[index] for name, note in _NOTES.items()}
+    return MappingProxyType(renoted(every, overrides, (), None))
 
 
 def _column(index: int, overrides: Mapping[str, Support]) -> Mapping[str, Support]:

@@ -138,8 +138,8 @@ class Ranked:
 
     @property
     def without_effect(self) -> tuple[str, ...]:
-        """``no_effect`` as sentences: «keepAliveTimeout: no effect on UDP»."""
-        return tuple(f"{name}: no effect on {self.stack}" for name in self.no_effect)
+        """``no_effect`` as sentences: «keepAliveTimeout: no effect on UDP: why»."""
+        return tuple(f"{name}: {self.stack.no_effect(name)}" for name in self.no_effect)
 
     def as_json(self) -> dict[str, Any]:
         """The same as values that ``json`` can write."""

@@ -10,9 +10,17 @@ matched without it. (RFC 9622, section 6.2.2, matches the transport only.)
 
 from __future__ import annotations
 
+import dataclasses
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Protocol
 
-from taps_core.model.capabilities import Capabilities, DataUnit, LayerCapabilities, Support
+from taps_core.model.capabilities import (
+    Capabilities,
+    DataUnit,
+    LayerCapabilities,
+    Support,
+    renoted,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -28,23 +36,46 @@ if TYPE_CHECKING:
 
     Layer: TypeAlias = Transport | SecurityLayer | FramerDefinition
 
-__all__ = ["EVERYWHERE", "SHARING", "Installed", "Plugins", "Stack", "compose"]
+__all__ = ["EVERYWHERE", "Installed", "Plugins", "Stack", "compose", "effect_of", "note_of"]
 
-#: Connection and Message Properties that the Connection itself sees to,
-#: whatever the stack.
-EVERYWHERE: Final = frozenset(
+#: Properties that the Connection or the system see to, whatever the stack, and how.
+EVERYWHERE: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "_taps.groupMaxSendRate",
-        "final",
-        "maxSendRate",
-        "msgLifetime",
-        "msgPriority",
-        "safelyReplayable",
+        "interface": "that of the Local Endpoint; candidates are not ranked by it",
+        "pvd": "accepted; candidates are not ranked by it",
+        "useTemporaryLocalAddress": "Require leaves out IPv4, which has none",
+        "connPriority": "each Connection's own in its group; Clone copies it",
+        "isolateSession": "names are asked for anew: no cached answer is used, none is left; what "
+        "the system's kernel and resolver remember is shared all the same",
+        "connState": "told by the Connection",
+        "canSend": "told by the Connection",
+        "canReceive": "told by the Connection",
+        "final": "no Send is taken after it",
+        "msgLifetime": "a Message that still waits when its time is over is Expired, not sent",
+        "msgPriority": "Messages that wait leave in this order",
     }
 )
 #: Those that divide what the Connections of a group have together: one transport
 #: connection, or ``_taps.groupMaxSendRate``.
 SHARING: Final = frozenset({"connPriority", "connScheduler"})
+
+
+_TWICE: Final = "demanded of every Message: the peer may get it twice"
+_EARLY: Final = "what InitiateWithSend was given may go with the handshake"
+_ONCE: Final = "the peer gets every Message once"
+_REPLAYING: Final = {
+    _TWICE: Support.ALWAYS,
+    _EARLY: Support.OPTIONAL,
+    _ONCE: Support.NEVER,
+}
+
+
+_FRAMED_EFFECTS: Final = dict.fromkeys(("sendMsgMaxLen", "recvMsgMaxLen"), Support.ALWAYS)
+_FRAMED_NOTES: Final = {
+    "preserveMsgBoundaries": "a framer finds them",
+    "sendMsgMaxLen": "the framer's max_length",
+    "recvMsgMaxLen": "the framer's max_length",
+}
 
 
 class Plugins(Protocol):
@@ -164,6 +195,14 @@ class Stack:
             return self.security.label
         return self.transport.label
 
+    def effect(self, name: str) -> Support:
+        """How far setting (or reading, if that is all) a property does something here.
+
+        Args:
+            name: Canonical name of a Connection or Message Property.
+        """
+        return effect_of(self.capabilities, name, self.definitions)
+
     def has_effect(self, name: str) -> bool:
         """Whether setting a Connection or Message Property does something here.
 
@@ -172,15 +211,26 @@ class Stack:
         Args:
             name: Canonical name.
         """
-        if name in EVERYWHERE:
-            return True
-        support = self.capabilities.effects.get(name)
-        if name in SHARING and self.support("multistreaming") is not Support.NEVER:
-            return True
-        if support is None:
-            folded = name.lower()
-            return any(each.name.lower() == folded for each in self.definitions)
-        return support is not Support.NEVER
+        return self.effect(name) is not Support.NEVER
+
+    def explain(self, name: str) -> str:
+        """How the stack has a property, or why not: part of a sentence, perhaps empty.
+
+        Args:
+            name: Canonical name of a property of any kind.
+        """
+        return note_of(self.capabilities, name)
+
+    def no_effect(self, name: str) -> str | None:
+        """«no effect on UDP: why», or ``None`` if the property has effect.
+
+        Args:
+            name: Canonical name of a Connection or Message Property.
+        """
+        if self.has_effect(name):
+            return None
+        why = self.explain(name)
+        return f"no effect on {self}: {why}" if why else f"no effect on {self}"
 
     @property
     def definitions(self) -> tuple[Property, ...]:
@@ -207,6 +257,39 @@ class Stack:
 
     def __repr__(self) -> str:
         return f"<Stack {self.name}>"
+
+
+def effect_of(table: Capabilities, name: str, own: Iterable[Property] = ()) -> Support:
+    """How far setting (or reading, if that is all) a property does something.
+
+    Args:
+        table: Of a transport or of a whole stack.
+        name: Canonical name of a Connection or Message Property.
+        own: Protocol-specific properties that are known there.
+    """
+    if name in EVERYWHERE:
+        return Support.ALWAYS
+    if name == "safelyReplayable":
+        return _REPLAYING[_replaying(table)]
+    support = table.effects.get(name)
+    if support is None:
+        folded = name.lower()
+        known = any(each.name.lower() == folded for each in own)
+        return Support.ALWAYS if known else Support.NEVER
+    return support
+
+
+def note_of(table: Capabilities, name: str) -> str:
+    """How a property of any kind is there, or why not: part of a sentence, perhaps empty."""
+    if name == "safelyReplayable":
+        return _replaying(table)
+    return table.notes.get(name) or EVERYWHERE.get(name, "")
+
+
+def _replaying(table: Capabilities) -> str:
+    if table.may_duplicate:
+        return _TWICE
+    return _EARLY if table.early_data else _ONCE
 
 
 def compose(plugins: Plugins, framers: Sequence[FramerDefinition] = ()) -> list[Stack]:
@@ -259,6 +342,7 @@ def _secured(lower: Capabilities, layer: LayerCapabilities) -> Capabilities:
         data_unit=layer.data_unit or lower.data_unit,
         support={**lower.support, **layer.changes},
         effects={**lower.effects, **layer.effects},
+        notes=renoted(lower.notes, layer.changes, layer.effects, layer.notes),
         connected=lower.connected,
         may_duplicate=(lower.may_duplicate if layer.may_duplicate is None else layer.may_duplicate),
         half_close=lower.half_close if layer.half_close is None else layer.half_close,
@@ -273,4 +357,11 @@ def _framed(lower: Capabilities, framers: Iterable[FramerDefinition]) -> Capabil
         return lower
     if not any(framer.boundaries for framer in framers):
         return lower
-    return lower.but(data_unit=DataUnit.MESSAGE, support={"preserveMsgBoundaries": Support.ALWAYS})
+    # Not but(): every candidate stack is made like this.
+    return dataclasses.replace(
+        lower,
+        data_unit=DataUnit.MESSAGE,
+        support={**lower.support, "preserveMsgBoundaries": Support.ALWAYS},
+        effects={**lower.effects, **_FRAMED_EFFECTS},
+        notes={**lower.notes, **_FRAMED_NOTES},
+    )

@@ -92,8 +92,8 @@ class ConnectionProperties(Mapping[str, Any]):
     def effect(self, name: str) -> str | None:
         """A sentence if setting this property has no effect on this stack, else ``None``.
 
-        What divides capacity among a group (connPriority, connScheduler) has one where it
-        has capacity in common: streams of one session, or ``_taps.groupMaxSendRate``.
+        It says why where that is known: «no effect on UDP: the protocol has no keep-alive packets».
+        What has effect, and how, is in the reference, and in ``taps-plugins show``.
 
         Raises:
             PropertyError: No such property.
@@ -102,13 +102,7 @@ class ConnectionProperties(Mapping[str, Any]):
         stack = self._connection._stack
         if stack is None or definition.kind is Kind.SELECTION or definition.read_only:
             return None
-        if stack.has_effect(definition.name):
-            return None
-        if definition.name not in SHARING:
-            return f"no effect on {stack}"
-        if self["_taps.groupMaxSendRate"] < math.inf:
-            return None
-        return f"no effect on {stack} until its group has a limit, _taps.groupMaxSendRate"
+        return stack.no_effect(definition.name)
 
     def __iter__(self) -> Iterator[str]:
         yield from PROPERTIES

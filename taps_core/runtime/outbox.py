@@ -245,6 +245,14 @@ class Outbox:
         if series.deadline is not None:
             self._arm(series.deadline)
 
+    def reject(
+        self, owner: MessageContext, entry: Entry, error: SendError, properties: Mapping[str, Any]
+    ) -> None:
+        """The first part of a Message was refused: its other parts fail with it."""
+        series = Series((False, 0, next(self._numbers)), entry.context, properties, entry.deadline)
+        series.dead = error
+        self._parted[owner] = series
+
     def proceed(self, owner: MessageContext, entry: Entry) -> None:
         """Queue a further part of the Message that ``owner`` belongs to."""
         series = self._parted[owner]

@@ -16,6 +16,7 @@ import logging
 import math
 from typing import TYPE_CHECKING, Any, Final, TypeVar, Unpack
 
+from taps_core.model.capabilities import DataUnit
 from taps_core.model.errors import (
     ConnectionError,
     Expired,
@@ -180,6 +181,8 @@ class SendingHalf(ConnectionBase[T]):
         entry = self._entry(data, sent_context, properties, length, end)
         refusal = self._refusal() or self._stack_refusal(entry, properties)
         if refusal is not None:
+            if not end and context is not None:
+                self._make_outbox().reject(context, entry, refusal, properties)
             return self._failed(refusal, entry)
         if end and not outbox and self._can_hand_down():
             return self._direct(entry, bool(properties.get("final")))
@@ -341,6 +344,8 @@ class SendingHalf(ConnectionBase[T]):
         elif properties.get("noSegmentation") and self._is_segmented(entry):
             sentence = f"{entry.size} bytes do not leave in one packet"
             reason = Reason.MESSAGE_TOO_LARGE
+        elif not entry.end and properties.get("noSegmentation") and self._cuts_packets:
+            sentence = f"noSegmentation: on {stack} each part leaves in a packet of its own"
         else:
             return None
         return SendError(sentence, reason=reason, context=entry.context)
@@ -349,6 +354,13 @@ class SendingHalf(ConnectionBase[T]):
         flow = self._flow
         limit = None if flow is None else flow.read("singularTransmissionMsgMaxLen")
         return limit is not None and entry.size > limit
+
+    @property
+    def _cuts_packets(self) -> bool:
+        """Whether where packets begin is up to us: they carry a stream, not Messages."""
+        stack = self._stack
+        assert stack is not None
+        return stack.bare.data_unit is DataUnit.BYTE_STREAM and stack.has_effect("noSegmentation")
 
     def _direct(self, entry: Entry, final: bool) -> Coroutine[Any, Any, None]:
         """Past the empty outbox, with a record or a Final mark."""
@@ -561,7 +573,11 @@ class SendingHalf(ConnectionBase[T]):
             # Adding a time to a lifetime and taking it away again may round up.
             properties["msgLifetime"] = min(left, properties.get("msgLifetime", left))
             entry.record = SendRecord(entry.context, properties, entry.record.length)
-        later = self._down(entry.data, entry.record, entry.end)
+        record = entry.record
+        if record is not None and record.properties.get("noSegmentation") and self._cuts_packets:
+            # Not behind others in their packet, where it may not fit any more.
+            self._flush_down()
+        later = self._down(entry.data, record, entry.end)
         if self._log is not None:
             self._note("sent", bytes=entry.size, end_of_message=entry.end)
         if entry.end and entry.final:

@@ -82,7 +82,8 @@ class StreamFlow(Flow, asyncio.Protocol):
 
     Made by :meth:`connect`, or by a :class:`~taps_core.plugin.StreamListener`. A
     subclass may override what its protocol does otherwise: ``apply`` and ``read``
-    above all, and the steps of an end, ``_shut_down``, ``_gone``, ``_settle`` and ``_lose``.
+    above all, ``_heed`` for Message Properties, and the steps of an end, ``_shut_down``,
+    ``_gone``, ``_settle`` and ``_lose``.
 
     Args:
         sock: Connected. Belongs to the flow once the loop has it.
@@ -214,10 +215,19 @@ class StreamFlow(Flow, asyncio.Protocol):
         out = self._out
         if out is None:
             raise SendError("nothing can be sent any more", reason=Reason.CONNECTION_CLOSED)
+        if record is not None:
+            self._heed(record, data)
         if isinstance(data, bytes):
             out.append(data)
         else:
             out.extend(data)
+
+    def _heed(self, record: SendRecord, data: Data) -> None:
+        """Do what the Message Properties of a Send ask of the protocol.
+
+        Raises:
+            SendError: They cannot be kept. Nothing of ``data`` was taken.
+        """
 
     def write_through(self, data: Data, /) -> None:
         """Write at once what need not wait for anything gathered."""

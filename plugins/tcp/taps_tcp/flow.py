@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from taps_core.plugin import (
     PropertyError,
+    Reason,
+    SendError,
     StreamFlow,
     show_address,
     socket_local_endpoint,
@@ -33,13 +35,19 @@ from taps_core.plugin import (
 from taps_tcp.delivery import failure, unacknowledged
 from taps_tcp.errors import connection_error
 from taps_tcp.info import TCPInfo, tcp_info
-from taps_tcp.options import DISABLED_EXPLICITLY, SETTERS, read, uses_nagle
+from taps_tcp.options import (
+    DISABLED_EXPLICITLY,
+    SETTERS,
+    read,
+    set_whole_packets,
+    uses_nagle,
+)
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Mapping
 
-    from taps_core.plugin import LocalEndpoint, RemoteEndpoint
+    from taps_core.plugin import Data, LocalEndpoint, RemoteEndpoint, SendRecord
 
 __all__ = ["TCPFlow"]
 
@@ -94,6 +102,31 @@ class TCPFlow(StreamFlow):
             address = self._address or self._transport.get_extra_info("peername")
             self._remote = socket_remote_endpoint(address)
         return self._remote
+
+    # -- what Messages ask for
+
+    def _heed(self, record: SendRecord, data: Data) -> None:
+        """Keep packets whole, and refuse what does not fit into a segment.
+
+        The segments of a connection hold pieces of any Message, so what one of them asks
+        for holds for all that is sent from then on.
+        """
+        wanted = record.properties
+        single = wanted.get("noSegmentation")
+        if not single and not wanted.get("noFragmentation"):
+            return
+        if not self._properties.get("noFragmentation") and set_whole_packets(self.sock):
+            self._properties = {**self._properties, "noFragmentation": True}
+        # Whoever sends has flushed before: what is gathered is a piece of this Message, which
+        # a framer cannot take back.
+        limit = self.read("singularTransmissionMsgMaxLen") if single and not self._out else None
+        if limit is not None:
+            length = len(data) if isinstance(data, bytes) else sum(map(len, data))
+            if length > limit:
+                raise SendError(
+                    f"{length} bytes do not fit into a segment of {limit}",
+                    reason=Reason.MESSAGE_TOO_LARGE,
+                )
 
     # -- the end
 

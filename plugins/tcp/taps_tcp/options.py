@@ -24,6 +24,7 @@ lacks has no effect.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import socket
 import struct
@@ -50,6 +51,7 @@ __all__ = [
     "configure",
     "missing",
     "read",
+    "set_whole_packets",
     "uses_nagle",
 ]
 
@@ -124,6 +126,12 @@ _UNPACED: Final = 2**64 - 1
 _MAX_USER_TIMEOUT: Final = 2**31 - 1
 _MAX_KEEP_IDLE: Final = 32767
 
+#: IP_MTU_DISCOVER and IPV6_MTU_DISCOVER with the value «do» (Don't Fragment on every
+#: packet, whatever the route or the administrator says), by family of the socket. An
+#: IPv6 socket may have an IPv4 peer.
+_WHOLE: Final = ((socket.IPPROTO_IP, 10, 2),)
+_WHOLE6: Final = ((socket.IPPROTO_IPV6, 23, 2), *_WHOLE)
+
 _NAGLE: Final = frozenset({CapacityProfile.CAPACITY_SEEKING, CapacityProfile.SCAVENGER})
 _PROFILE_OF: Final = MappingProxyType(
     {dscp: profile for profile, dscps in DSCP.items() for dscp in dscps}
@@ -146,9 +154,12 @@ def missing() -> frozenset[str]:
         names |= {"connTimeout", "tcp.userTimeoutValue", "tcp.userTimeoutEnabled"}
     if _keep_idle_option() is None:
         names.add("keepAliveTimeout")
+    if not hasattr(socket, "TCP_MAXSEG"):
+        names |= {"noSegmentation", "singularTransmissionMsgMaxLen"}
     if not _LINUX:
         # Other systems show no soft error at a socket, and Python no TCP_INFO of theirs.
-        names |= {"maxSendRate", "softErrorNotify", EXCESSIVE_RETRANSMISSIONS.name}
+        names |= {"softErrorNotify", EXCESSIVE_RETRANSMISSIONS.name, "_taps.retransmissions"}
+        names |= {"maxSendRate", "noFragmentation"}
     return frozenset(names)
 
 
@@ -243,6 +254,19 @@ def _set_max_send_rate(sock: socket.socket, properties: Properties) -> bool:
     return True
 
 
+def set_whole_packets(sock: socket.socket) -> bool:
+    """Have no packet of this connection fragmented; False where the system does not let us.
+
+    It is what systems do by default, unless told otherwise, since they discover path MTUs.
+    """
+    if not _LINUX:
+        return False
+    for option in _WHOLE6 if sock.family == socket.AF_INET6 else _WHOLE:
+        with contextlib.suppress(OSError):  # no such packets on this socket
+            sock.setsockopt(*option)
+    return True
+
+
 def _set_nothing(sock: socket.socket, properties: Properties) -> bool:
     """For a property that is kept and shown, but that no system acts on."""
     return False
@@ -289,6 +313,8 @@ def configure(sock: socket.socket, properties: Properties, *, hop_limit: int | N
         _try(_set_capacity_profile, sock, properties)
     if properties.get("maxSendRate", math.inf) != math.inf:
         _try(_set_max_send_rate, sock, properties)
+    if properties.get("noFragmentation") or properties.get("noSegmentation"):
+        set_whole_packets(sock)
 
 
 def _try(
@@ -343,6 +369,11 @@ def _read_max_send_rate(sock: socket.socket) -> float | None:
     return math.inf if value == 256 ** len(data) - 1 else float(value * 8)
 
 
+def _read_segment_size(sock: socket.socket) -> int | None:
+    option = getattr(socket, "TCP_MAXSEG", None)
+    return None if option is None else sock.getsockopt(socket.IPPROTO_TCP, option)
+
+
 _READERS: Final[Mapping[str, Callable[[socket.socket], Any]]] = MappingProxyType(
     {
         "connTimeout": _read_user_timeout,
@@ -350,6 +381,7 @@ _READERS: Final[Mapping[str, Callable[[socket.socket], Any]]] = MappingProxyType
         "keepAliveTimeout": _read_keep_alive_timeout,
         "connCapacityProfile": _read_profile,
         "maxSendRate": _read_max_send_rate,
+        "singularTransmissionMsgMaxLen": _read_segment_size,
     }
 )
 

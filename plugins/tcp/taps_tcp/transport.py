@@ -32,25 +32,63 @@ if TYPE_CHECKING:
 
 __all__ = ["TCP"]
 
-#: Connection and Message Properties. OPTIONAL: depends on the operating system.
-_EFFECTS: Final = MappingProxyType(
+_A, _O, _N = Support
+#: What TCP does with a property otherwise than any byte stream, and how or why not.
+#: OPTIONAL effects depend on the operating system.
+_TABLE: Final = MappingProxyType(
     {
-        "connTimeout": Support.OPTIONAL,
-        "keepAliveTimeout": Support.OPTIONAL,
-        "connCapacityProfile": Support.ALWAYS,
-        "maxSendRate": Support.OPTIONAL,
-        "sendMsgMaxLen": Support.ALWAYS,
-        "recvMsgMaxLen": Support.ALWAYS,
-        "tcp.userTimeoutValue": Support.OPTIONAL,
-        "tcp.userTimeoutEnabled": Support.OPTIONAL,
-        # No system obeys a User Timeout Option from the peer.
-        "tcp.userTimeoutChangeable": Support.NEVER,
-        "_taps.retransmissions": Support.OPTIONAL,
-        EXCESSIVE_RETRANSMISSIONS.name: Support.OPTIONAL,
-        "final": Support.ALWAYS,
-        "receivedFinal": Support.ALWAYS,
-        # Path MTU discovery is the systems' default: DF is set anyway.
-        "noFragmentation": Support.OPTIONAL,
+        # Selection Properties.
+        "zeroRttMsg": (_N, "no Fast Open yet"),
+        "keepAlive": (_O, "SO_KEEPALIVE"),
+        "multipath": (_N, "no Multipath TCP yet"),
+        "softErrorNotify": (
+            _O,
+            "Prefer or Require: ICMP errors and excessive retransmissions, asked of the kernel "
+            "(Linux)",
+        ),
+        # Connection Properties.
+        "connTimeout": (_O, "TCP_USER_TIMEOUT in milliseconds, also for the handshake"),
+        "keepAliveTimeout": (_O, "TCP_KEEPIDLE, cut to whole seconds"),
+        "connScheduler": (_N, "each Connection of a group has a TCP connection of its own"),
+        "connCapacityProfile": (
+            _A,
+            "IP_TOS or IPV6_TCLASS of every packet; Nagle's algorithm is on for Capacity-Seeking "
+            "and Scavenger, else off",
+        ),
+        "maxSendRate": (_O, "SO_MAX_PACING_RATE (Linux); headers count"),
+        "singularTransmissionMsgMaxLen": (
+            _O,
+            "TCP_MAXSEG as it is now; the bytes of framers and security count",
+        ),
+        "sendMsgMaxLen": (_A, "sys.maxsize: a byte stream has no limit of its own"),
+        "recvMsgMaxLen": (_A, "sys.maxsize: a byte stream has no limit of its own"),
+        "tcp.userTimeoutValue": (_O, "TCP_USER_TIMEOUT, once tcp.userTimeoutEnabled"),
+        "tcp.userTimeoutEnabled": (_O, "TCP_USER_TIMEOUT, where connTimeout is not set"),
+        "tcp.userTimeoutChangeable": (
+            _N,
+            "no system sends the User Timeout Option, or obeys the peer's",
+        ),
+        "_taps.retransmissions": (_O, "TCP_INFO (Linux)"),
+        EXCESSIVE_RETRANSMISSIONS.name: (
+            _O,
+            "so many in a row are a SoftError, where softErrorNotify was asked for (Linux)",
+        ),
+        # Message Properties.
+        "final": (_A, "FIN behind it"),
+        "msgCapacityProfile": (
+            _N,
+            "the DSCP stays the same within a connection (RFC 7657, section 6)",
+        ),
+        "noFragmentation": (
+            _O,
+            "Don't Fragment on all packets from then on (IP_MTU_DISCOVER, Linux); TCP segments",
+        ),
+        "noSegmentation": (
+            _O,
+            "refused above TCP_MAXSEG, and in parts; else written by itself, with Don't Fragment. "
+            "The kernel may divide it if it has not sent yet what came before",
+        ),
+        "receivedFinal": (_A, "the peer's FIN"),
     }
 )
 
@@ -59,15 +97,7 @@ class TCP(Transport):
     """TCP over IPv4 and IPv6 (RFC 9293; mapping: RFC 9623, section 10.1)."""
 
     name = "tcp"
-    # zeroRttMsg is what TCP could have (Fast Open) and this plugin does not;
-    # multipath needs the MPTCP mode.
-    capabilities = Capabilities.byte_stream(
-        keepAlive=Support.OPTIONAL,
-        zeroRttMsg=Support.NEVER,
-        softErrorNotify=Support.OPTIONAL,
-        multipath=Support.NEVER,
-        activeReadBeforeSend=Support.OPTIONAL,
-    ).but(effects=_EFFECTS)
+    capabilities = Capabilities.byte_stream().explained(_TABLE)
     properties = PROPERTIES
     rendezvous = hasattr(socket, "SO_REUSEPORT")
 
@@ -76,10 +106,10 @@ class TCP(Transport):
         absent = missing()
         if not absent:
             return AVAILABLE
-        selection = self.capabilities.support.keys()
-        support = dict.fromkeys(absent & selection, Support.NEVER)
-        effects = dict.fromkeys(absent - selection, Support.NEVER)
-        return Availability(capabilities=self.capabilities.but(support=support, effects=effects))
+        lacking = (Support.NEVER, "this system has no option for it")
+        return Availability(
+            capabilities=self.capabilities.explained(dict.fromkeys(absent, lacking))
+        )
 
     async def connect(self, request: ConnectRequest) -> TCPFlow:
         """CONNECT.TCP: returns when the three-way handshake is done."""

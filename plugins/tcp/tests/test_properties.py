@@ -217,10 +217,28 @@ def test_a_paced_connection_still_delivers_everything(tcp4, run):
 # -- figures
 
 
-def test_message_sizes_have_no_limit_and_single_packets_do_not_apply(tcp4, run):
+def test_message_sizes_have_no_limit(tcp4, run):
     assert reads(tcp4, run, "sendMsgMaxLen") == sys.maxsize
     assert reads(tcp4, run, "recvMsgMaxLen") == sys.maxsize
-    assert reads(tcp4, run, "singularTransmissionMsgMaxLen") is None
+
+
+@pytest.mark.linux
+def test_a_single_packet_has_room_for_a_segment_of_this_path(tcp4, run):
+    async def main():
+        flow, peer = await tcp4.pair()
+        with tcp4.server() as server:
+            # As a peer on a path that is narrower would ask for.
+            server.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1000)
+            narrow = await tcp4.connect(server.getsockname()[1])
+            other = await tcp4.accept(server)
+        name = "singularTransmissionMsgMaxLen"
+        assert 0 < narrow.read(name) <= 1000 < flow.read(name)
+        assert flow.read(name) < flow.find(TCPInfo).path_mtu
+        for each, end in ((flow, peer), (narrow, other)):
+            each.abort()
+            end.close()
+
+    run(main)
 
 
 @pytest.mark.linux
@@ -310,7 +328,14 @@ def test_a_value_that_the_system_refuses_is_a_property_error_and_the_connection_
     run(main)
 
 
-NAMES = ("TCP_USER_TIMEOUT", "TCP_KEEPIDLE", "TCP_KEEPALIVE", "TCP_INFO", "SO_BINDTODEVICE")
+NAMES = (
+    "TCP_USER_TIMEOUT",
+    "TCP_KEEPIDLE",
+    "TCP_KEEPALIVE",
+    "TCP_INFO",
+    "TCP_MAXSEG",
+    "SO_BINDTODEVICE",
+)
 
 
 @pytest.fixture
@@ -329,9 +354,13 @@ def bare_platform(monkeypatch):
 def test_without_the_options_of_linux_setting_has_no_effect_and_says_so(tcp4, run):
     options = taps_tcp.options
     assert options.missing() == {
+        "_taps.retransmissions",
         "connTimeout",
         "keepAliveTimeout",
         "maxSendRate",
+        "noFragmentation",
+        "noSegmentation",
+        "singularTransmissionMsgMaxLen",
         "tcp.userTimeoutEnabled",
         "tcp.userTimeoutValue",
         "softErrorNotify",
@@ -343,6 +372,8 @@ def test_without_the_options_of_linux_setting_has_no_effect_and_says_so(tcp4, ru
         for name in properties:
             assert options.SETTERS[name](sock, properties) is False
             assert options.read(sock, properties, name) is None
+        assert options.read(sock, properties, "singularTransmissionMsgMaxLen") is None
+        assert not options.set_whole_packets(sock)
 
 
 def test_availability_tells_the_effective_table_of_this_platform(monkeypatch):

@@ -21,7 +21,7 @@ from taps_core.plugin import (
 from taps_udp.connecting import open_flow
 from taps_udp.listening import UDPListeningFlow, open_listening_socket
 from taps_udp.lite import UDPLITE, open_socket
-from taps_udp.options import PROPERTIES, RECEIVE_ECN
+from taps_udp.options import LINUX, PROPERTIES, RECEIVE_ECN
 
 if TYPE_CHECKING:
     from taps_core.plugin import ConnectRequest, ListenRequest, LocalEndpoint
@@ -29,27 +29,77 @@ if TYPE_CHECKING:
 
 __all__ = ["UDP", "UDPLite"]
 
-#: Connection and Message Properties. OPTIONAL: depends on the operating system.
-_EFFECTS: Final = MappingProxyType(
+_A, _O, _N = Support
+#: What UDP does with a property otherwise than any datagram protocol, and how or why not.
+#: OPTIONAL effects depend on the operating system.
+_TABLE: Final = MappingProxyType(
     {
-        "connCapacityProfile": Support.ALWAYS,
-        "msgCapacityProfile": Support.ALWAYS,
-        "sendMsgMaxLen": Support.ALWAYS,
-        "recvMsgMaxLen": Support.ALWAYS,
-        "singularTransmissionMsgMaxLen": Support.ALWAYS,
-        # Datagrams above the path MTU are refused on Linux, whatever is asked for.
-        "noFragmentation": Support.OPTIONAL,
-        "noSegmentation": Support.OPTIONAL,
-        "ecn": Support.OPTIONAL,
-        RECEIVE_ECN: Support.OPTIONAL,
-        "_taps.dropped": Support.ALWAYS,
+        # Selection Properties. The system could leave the checksum out; this never does.
+        "fullChecksumSend": (_A, "the checksum covers everything"),
+        "fullChecksumRecv": (_A, "the checksum covers everything"),
+        "softErrorNotify": (_O, "IP_RECVERR and IPV6_RECVERR (Linux): every ICMP error"),
+        # Connection Properties.
+        "connTimeout": (_N, "no acknowledgement is waited for"),
+        "keepAliveTimeout": (_N, "the protocol has no keep-alive packets"),
+        "connScheduler": (_N, "each Connection of a group sends datagrams of its own"),
+        "connCapacityProfile": (_A, "IP_TOS or IPV6_TCLASS of each datagram from then on"),
+        "maxSendRate": (_N, "datagrams leave as they are sent"),
+        "groupConnLimit": (
+            _O,
+            "at a multicast group: how many senders there may be at a time; elsewhere the peer "
+            "adds none",
+        ),
+        "singularTransmissionMsgMaxLen": (
+            _A,
+            "the path MTU less headers, asked each time (Linux); else the most that a datagram "
+            "holds",
+        ),
+        "sendMsgMaxLen": (_A, "as singularTransmissionMsgMaxLen: nothing is fragmented (Linux)"),
+        "recvMsgMaxLen": (_A, "65507 bytes over IPv4, 65527 over IPv6"),
+        # Message Properties.
+        "msgCapacityProfile": (_A, "IP_TOS or IPV6_TCLASS of its datagram"),
+        "noFragmentation": (
+            _O,
+            "Don't Fragment is on every datagram, and what is longer than the path MTU is "
+            "refused (Linux)",
+        ),
+        "noSegmentation": (
+            _O,
+            "a Message is one datagram, with Don't Fragment; refused above the path MTU (Linux)",
+        ),
+        RECEIVE_ECN: (
+            _O,
+            "IP_RECVTOS and IPV6_RECVTCLASS (Linux), for good; of a Listener's Connections, for "
+            "all",
+        ),
+        "_taps.dropped": (_A, "counted where a datagram finds no room"),
+        "ecn": (_O, "with _taps.receiveEcn; None for Not-ECT"),
+        "receivedFinal": (_N, "the peer is told of no end"),
     }
+)
+#: What there is of that on Linux only.
+_ELSEWHERE: Final = dict.fromkeys(
+    ("softErrorNotify", "noFragmentation", "noSegmentation", "ecn", RECEIVE_ECN),
+    (_N, "this system has no option for it"),
 )
 
 
-#: Likewise, of UDP-Lite.
-_LITE_EFFECTS: Final = MappingProxyType(
-    {"msgChecksumLen": Support.ALWAYS, "recvChecksumLen": Support.ALWAYS}
+#: What UDP-Lite does otherwise.
+_LITE: Final = MappingProxyType(
+    {
+        "fullChecksumSend": (_O, "the checksum covers what msgChecksumLen says"),
+        "fullChecksumRecv": (_O, "the checksum has to cover what recvChecksumLen says"),
+        "recvChecksumLen": (
+            _O,
+            "UDPLITE_RECV_CSCOV: what is covered less is dropped, unless fullChecksumRecv is "
+            "required; not changed on a Listener's Connections",
+        ),
+        "msgChecksumLen": (
+            _O,
+            "UDPLITE_SEND_CSCOV, from the beginning of its datagram, unless fullChecksumSend is "
+            "required",
+        ),
+    }
 )
 
 
@@ -65,12 +115,7 @@ class UDP(Transport):
 
     name = "udp"
     serves = frozenset({"ip", "multicast"})
-    capabilities = Capabilities.datagrams(
-        softErrorNotify=Support.OPTIONAL,
-        # The system could leave the checksum out; this transport never does.
-        fullChecksumSend=Support.ALWAYS,
-        fullChecksumRecv=Support.ALWAYS,
-    ).but(effects=_EFFECTS)
+    capabilities = Capabilities.datagrams().explained(_TABLE)
     properties = PROPERTIES
     #: The protocol number.
     protocol = socket.IPPROTO_UDP
@@ -80,9 +125,11 @@ class UDP(Transport):
         self._idle = idle
 
     def availability(self) -> Availability:
-        """Wherever sockets tell what comes with a datagram."""
+        """Wherever sockets tell what comes with a datagram; only Linux' have all options."""
         if hasattr(socket.socket, "recvmsg"):
-            return AVAILABLE
+            if LINUX:
+                return AVAILABLE
+            return Availability(capabilities=self.capabilities.explained(_ELSEWHERE))
         return Availability(
             available=False,
             reason="sockets have no recvmsg on this platform",
@@ -135,10 +182,7 @@ class UDPLite(UDP):
     """
 
     name = "udp-lite"
-    capabilities = UDP.capabilities.but(
-        support={"fullChecksumSend": Support.OPTIONAL, "fullChecksumRecv": Support.OPTIONAL},
-        effects=_LITE_EFFECTS,
-    )
+    capabilities = UDP.capabilities.explained(_LITE)
     deployable = False
     protocol = UDPLITE
 
