@@ -9,6 +9,8 @@ import pytest
 
 import taps_core
 from taps_core.model import errors, events
+from taps_core.model.properties import PROPERTIES
+from tests.model.test_properties import CONNECTION, MESSAGE, SELECTION
 
 DOCS = Path(__file__).parents[2] / "docs"
 GENERATOR = runpy.run_path(str(DOCS / "generate.py"))
@@ -18,6 +20,17 @@ GENERATED = GENERATOR["PAGES"]
 @pytest.mark.parametrize("page", GENERATED)
 def test_generated_page_is_fresh(page: str) -> None:
     assert (DOCS / page).read_text() == GENERATED[page](), "run python docs/generate.py"
+
+
+@pytest.mark.requirement("R-9622-6.2-06")
+def test_defaults_are_the_rfcs_or_documented() -> None:
+    page = (DOCS / "reference" / "properties.md").read_text()
+    decisions = (DOCS / "explanation" / "decisions.md").read_text()
+    for name, (section, by_hand) in {**SELECTION, **CONNECTION, **MESSAGE}.items():
+        row = PROPERTIES[name]
+        (line,) = [line for line in page.splitlines() if line.startswith(f"| `{name}`")]
+        assert f"| {GENERATOR['default'](row)} | {row.meaning} | {section} |" in line
+        assert row.default == by_hand or f"`{name}`" in decisions, f"{name}: undocumented"
 
 
 def test_every_requirement_has_a_test_or_a_reason_why_not() -> None:

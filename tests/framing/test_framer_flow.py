@@ -80,6 +80,22 @@ class Greeting(Framer):
         super().handle_received_data()
 
 
+class Sized(ScriptedFlow):
+    def read(self, property: str, /) -> Any:  # noqa: A002  # RFC 9622's word
+        return {"sendMsgMaxLen": 10_000, "recvMsgMaxLen": 100, "connTimeout": 7}.get(property)
+
+
+def test_the_largest_message_is_what_framer_and_stack_both_allow() -> None:
+    names = ("sendMsgMaxLen", "recvMsgMaxLen", "connTimeout")
+    for framer, below, sizes in (
+        (Prefixed(), Sized(), [1000, 100, 7]),
+        (Prefixed(), ScriptedFlow(), [1000, 1000, None]),
+        (Greeting(), Sized(), [10_000, 100, 7]),  # which finds no boundaries
+    ):
+        flow = FramerFlow(below, framer, datagrams=False, boundaries=framer.boundaries)
+        assert [flow.read(name) for name in names] == sizes
+
+
 class Rig:
     def __init__(self, framer: Framer, *, datagrams: bool = False) -> None:
         self.below = ScriptedFlow()

@@ -153,7 +153,8 @@ def traffic_class(flow):
     return flow.sock.getsockopt(socket.IPPROTO_IP, socket.IP_TOS)
 
 
-@pytest.mark.requirement("R-9622-8.1.6-01", "R-9622-8.1.6-02", "R-9622-8.1.6-05", "R-9622-8.1.6-07")
+@pytest.mark.requirement("R-9622-8.1.6-01", "R-9622-8.1.6-02")
+@pytest.mark.requirement("R-9622-8.1.6-05", "R-9622-8.1.6-07", "R-9622-8.1.6-09")
 @pytest.mark.linux
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("profile", CapacityProfile)
