@@ -7,8 +7,10 @@ import itertools
 import math
 from typing import TYPE_CHECKING, Any
 
+from taps_core.model.capabilities import Capabilities, Support
 from taps_core.model.errors import PropertyError, SendError
 from taps_core.model.properties import PROPERTIES, Kind
+from taps_core.planning.stacks import EVERYWHERE, effect_of
 from taps_core.testing.conformance.base import TransportSuite
 from taps_core.testing.conformance.stage import names, turns
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["OddMoments"]
 
+#: Properties that the Connection or its group sees to, whatever the flow says.
+_BY_THE_CONNECTION: frozenset[str] = frozenset({*EVERYWHERE, "groupConnLimit"})
 #: What properties are set to; each to those that it can have at all.
 _VALUES: tuple[Any, ...] = (True, False, 0, 1, 7, 0.001, 2.5, 1e6, 2**31, 2**62, 1e300, math.inf)
 
@@ -64,6 +68,30 @@ class OddMoments(TransportSuite):
                         f"apply({definition.name!r}, {value!r}) gave {effect!r}, no bool"
                     )
             await self.delivers(stage, client, server, b"still here")
+
+        self.on_stage(act)
+
+    def test_properties_have_the_effect_that_is_claimed(self) -> None:
+        """A Connection Property with effect ALWAYS is applied, and one with NEVER is not."""
+        answer = self.transport.availability().capabilities
+        table = answer if isinstance(answer, Capabilities) else self.transport.capabilities
+
+        async def act(stage: Stage) -> None:
+            client, _ = await stage.pair()
+            flow = client.flow
+            for definition in (*PROPERTIES.values(), *self._own.values()):
+                name = definition.name
+                claim = effect_of(table, name, self._own.values())
+                if claim is Support.OPTIONAL or name in _BY_THE_CONNECTION:
+                    continue
+                for value in _settings(definition):
+                    effect = claim is Support.ALWAYS
+                    with contextlib.suppress(Exception):  # another test is about these
+                        by_session = flow.session is not None and flow.session.apply(name, value)
+                        effect = flow.apply(name, value) or by_session
+                    assert effect is (claim is Support.ALWAYS), (
+                        f"{name}: the table says {claim.value}, apply({value!r}) gave {effect}"
+                    )
 
         self.on_stage(act)
 

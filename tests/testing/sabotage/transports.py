@@ -17,6 +17,7 @@ from taps_core.model.errors import ConnectionError, Reason, SendError
 from taps_core.model.events import SoftError
 from taps_core.model.flow import LayerFlow
 from taps_core.model.layers import AVAILABLE, Availability, ListeningFlow, Transport
+from taps_core.model.properties import PROPERTIES
 from taps_core.testing import MemoryDatagram, MemoryMessages, MemoryNetwork, MemoryStream
 from taps_core.testing.requests import listen_request
 
@@ -1039,10 +1040,18 @@ class WrongPort(SabotagedFlow):
 
 @sabotage("test_unknown_properties_have_no_effect")
 class AppliesEverything(SabotagedFlow):
-    """Claims an effect for whatever it is given."""
+    """Claims an effect for whatever it does not know."""
 
     def apply(self, property: str, value: Any, /) -> bool:  # noqa: A002  # RFC 9622's word
-        return True
+        return property not in PROPERTIES or self.lower.apply(property, value)
+
+
+@sabotage("test_properties_have_the_effect_that_is_claimed")
+class AppliesWhatItsTableDenies(SabotagedFlow):
+    """Has an effect that its table says nothing of."""
+
+    def apply(self, property: str, value: Any, /) -> bool:  # noqa: A002  # RFC 9622's word
+        return property == "multipathPolicy" or self.lower.apply(property, value)
 
 
 @sabotage("test_every_property_can_be_read")
