@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tests.effects.lines import Link
 
 STREAMS = [line for line in LINES if line.stream]
+ACK = 0x10
 PROFILES = [CapacityProfile.SCAVENGER, CapacityProfile.LOW_LATENCY_INTERACTIVE]
 
 
@@ -95,5 +96,38 @@ def test_a_reliable_session_keeps_its_dscp_whatever_its_messages_want(
                     await link.connection.send(b"marked", capacity_profile=profile)
                     await link.gets(b"marked")
                 assert {each.dscp for each in from_us(link, capture)} == {DSCP[mine][0]}
+
+    run(main)
+
+
+@pytest.mark.parametrize("line", STREAMS, ids=str)
+def test_a_connection_that_delivers_nothing_for_its_timeout_has_failed(
+    run: Run, kernel_network: KernelNetwork, line: Line
+) -> None:
+    async def main() -> None:
+        async with line.open() as link:
+            await link.hello()
+            link.connection.set_property("connTimeout", 0.3)
+            kernel_network.filter(f"tcp dport {link.connection.remote_endpoint.port} drop")
+            await link.connection.send(b"lost, again and again")
+            with pytest.raises(taps.ConnectionError) as caught:
+                await link.connection.receive(max_length=1)
+            assert caught.value.reason is taps.Reason.TIMEOUT
+            kernel_network.filter()
+
+    run(main)
+
+
+@pytest.mark.parametrize("line", STREAMS, ids=str)
+def test_an_idle_connection_sends_keep_alives(
+    run: Run, kernel_network: KernelNetwork, line: Line
+) -> None:
+    async def main() -> None:
+        async with line.open(keepAliveTimeout=1) as link:
+            port = link.sock.getsockname()[1]
+            with kernel_network.capture() as capture:
+                # Nothing else can come: the handshake is over, and nobody has sent data.
+                packet = await capture.packet(lambda packet: packet.source[1] == port)
+            assert (packet.payload, packet.tcp_flags) == (b"", ACK)
 
     run(main)

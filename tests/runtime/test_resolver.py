@@ -22,10 +22,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import taps_core as taps
 from taps_core.model.endpoints import LocalEndpoint, RemoteEndpoint
 from taps_core.model.errors import EstablishmentError, PropertyError, Reason
 from taps_core.runtime import resolver as module
 from taps_core.runtime.resolver import MAX_ADDRESSES, Resolver
+from taps_core.testing import MemoryStream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -558,6 +560,53 @@ def test_an_isolated_resolver_uses_and_leaves_no_answers(no_hosts: Path) -> None
             assert await asks(resolver) == 0
 
     run(main)
+
+
+class Notes:
+    """A resolver of the application's own."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def resolve(self, endpoint: Any) -> list[Any]:
+        self.asked.append(endpoint.hostname)
+        return [endpoint.with_ip_address("127.0.0.1")]
+
+
+class Remembers(Notes):
+    """One that remembers, but not for isolated sessions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alone = Notes()
+
+    def isolated(self) -> Notes:
+        return self.alone
+
+
+@pytest.mark.parametrize("isolated", [False, True])
+def test_isolated_sessions_leave_aside_what_a_resolver_remembers(
+    isolated: bool, memory_network: Any
+) -> None:
+    async def main() -> None:
+        for resolver in (Remembers(), Notes()):
+            there = taps.Preconnection(
+                local="here.example:0",
+                remote="there.example:80",
+                transport=taps.TransportProperties(isolate_session=isolated),
+                security=taps.SecurityParameters.disabled(),
+                system=taps.System(plugins=[MemoryStream(memory_network)], resolver=resolver),
+            )
+            await there.resolve()
+            async with there.listen():
+                pass
+            asked = resolver.alone if isolated and isinstance(resolver, Remembers) else resolver
+            # By resolve() both, by listen() the filter and where to listen.
+            assert sorted(asked.asked) == ["here.example"] * 2 + ["there.example"] * 2
+            if asked is not resolver:
+                assert resolver.asked == []
+
+    run(main, memory_network)
 
 
 def test_short_names_are_completed_with_search_domains(no_hosts: Path) -> None:
