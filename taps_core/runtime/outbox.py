@@ -249,7 +249,8 @@ class Outbox:
         self, owner: MessageContext, entry: Entry, error: SendError, properties: Mapping[str, Any]
     ) -> None:
         """The first part of a Message was refused: its other parts fail with it."""
-        series = Series((False, 0, next(self._numbers)), entry.context, properties, entry.deadline)
+        # It never waits, so its place does not matter.
+        series = Series((False, 0, 0), entry.context, properties, entry.deadline)
         series.dead = error
         self._parted[owner] = series
 
