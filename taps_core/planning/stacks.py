@@ -36,7 +36,16 @@ if TYPE_CHECKING:
 
     Layer: TypeAlias = Transport | SecurityLayer | FramerDefinition
 
-__all__ = ["EVERYWHERE", "Installed", "Plugins", "Stack", "compose", "effect_of", "note_of"]
+__all__ = [
+    "EVERYWHERE",
+    "SHARING",
+    "Installed",
+    "Plugins",
+    "Stack",
+    "compose",
+    "effect_of",
+    "note_of",
+]
 
 #: Properties that the Connection or the system see to, whatever the stack, and how.
 EVERYWHERE: Final[Mapping[str, str]] = MappingProxyType(
@@ -44,7 +53,6 @@ EVERYWHERE: Final[Mapping[str, str]] = MappingProxyType(
         "interface": "that of the Local Endpoint; candidates are not ranked by it",
         "pvd": "accepted; candidates are not ranked by it",
         "useTemporaryLocalAddress": "Require leaves out IPv4, which has none",
-        "connPriority": "each Connection's own in its group; Clone copies it",
         "isolateSession": "names are asked for anew: no cached answer is used, none is left; what "
         "the system's kernel and resolver remember is shared all the same",
         "connState": "told by the Connection",
@@ -53,11 +61,16 @@ EVERYWHERE: Final[Mapping[str, str]] = MappingProxyType(
         "final": "no Send is taken after it",
         "msgLifetime": "a Message that still waits when its time is over is Expired, not sent",
         "msgPriority": "Messages that wait leave in this order",
+        "maxSendRate": "the Connection holds back what it sends",
+        "_taps.groupMaxSendRate": "the group holds back what its Connections send",
     }
 )
 #: Those that divide what the Connections of a group have together: one transport
 #: connection, or ``_taps.groupMaxSendRate``.
-SHARING: Final = frozenset({"connPriority", "connScheduler"})
+SHARING: Final = dict.fromkeys(
+    ("connPriority", "connScheduler"),
+    "its group has nothing in common to divide, until it has a limit, _taps.groupMaxSendRate",
+)
 
 
 _TWICE: Final = "demanded of every Message: the peer may get it twice"
@@ -271,6 +284,9 @@ def effect_of(table: Capabilities, name: str, own: Iterable[Property] = ()) -> S
         return Support.ALWAYS
     if name == "safelyReplayable":
         return _REPLAYING[_replaying(table)]
+    if name in SHARING:
+        streams = table.support.get("multistreaming", Support.NEVER)
+        return Support.NEVER if streams is Support.NEVER else Support.ALWAYS
     support = table.effects.get(name)
     if support is None:
         folded = name.lower()
@@ -283,7 +299,7 @@ def note_of(table: Capabilities, name: str) -> str:
     """How a property of any kind is there, or why not: part of a sentence, perhaps empty."""
     if name == "safelyReplayable":
         return _replaying(table)
-    return table.notes.get(name) or EVERYWHERE.get(name, "")
+    return table.notes.get(name) or EVERYWHERE.get(name, "") or SHARING.get(name, "")
 
 
 def _replaying(table: Capabilities) -> str:

@@ -94,6 +94,8 @@ class ConnectionProperties(Mapping[str, Any]):
 
         It says why where that is known: «no effect on UDP: the protocol has no keep-alive packets».
         What has effect, and how, is in the reference, and in ``taps-plugins show``.
+        What divides capacity among a group (connPriority, connScheduler) has one where it
+        has capacity in common: streams of one session, or ``_taps.groupMaxSendRate``.
 
         Raises:
             PropertyError: No such property.
@@ -101,6 +103,8 @@ class ConnectionProperties(Mapping[str, Any]):
         definition = find_property(name, self._definitions())
         stack = self._connection._stack
         if stack is None or definition.kind is Kind.SELECTION or definition.read_only:
+            return None
+        if definition.name in SHARING and self["_taps.groupMaxSendRate"] < math.inf:
             return None
         return stack.no_effect(definition.name)
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from taps_core.model.capabilities import Capabilities, LayerCapabilities
 from taps_core.model.layers import API_VERSION, FramerDefinition, SecurityLayer, Transport
 from taps_core.model.namespaces import namespace_refusal, reserved_words
-from taps_core.model.properties import Property, nearest
+from taps_core.model.properties import EXTENSIONS, Property, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -47,6 +47,10 @@ ELSEWHERE = {
         "plugins/udp/tests/test_multicast.py",
         "test_a_group_takes_no_more_senders_than_it_may",
     ),
+    ("udp", "maxSendRate"): (
+        "tests/integration/test_group_limit.py",
+        "test_max_send_rate_is_kept_by_the_kernel_or_by_the_connection",
+    ),
     ("udp", "_taps.dropped"): (
         "plugins/udp/tests/test_drops.py",
         "test_a_connection_counts_what_its_socket_had_no_room_for",
@@ -62,7 +66,8 @@ ELSEWHERE = {
 }
 # The same code serves both.
 ELSEWHERE |= {
-    ("udp-lite", name): ELSEWHERE["udp", name] for name in ("groupConnLimit", "_taps.dropped")
+    ("udp-lite", name): ELSEWHERE["udp", name]
+    for name in ("groupConnLimit", "_taps.dropped", "maxSendRate")
 }
 
 

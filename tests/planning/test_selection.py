@@ -206,7 +206,7 @@ def test_dividing_capacity_has_no_effect_where_a_group_has_none_in_common(synthe
             synthetic.transport("streams", Capabilities.messages(multistreaming=A)),
         ]
     )
-    wanted = anything_goes(connScheduler="round-robin", connPriority=1)
+    wanted = anything_goes(connScheduler="round-robin", connPriority=1).unset("safelyReplayable")
     effects = {
         each.stack.transport.name: each.no_effect
         for each in select(plugins, wanted, security=PLAIN)

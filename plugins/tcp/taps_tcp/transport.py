@@ -49,13 +49,15 @@ _TABLE: Final = MappingProxyType(
         # Connection Properties.
         "connTimeout": (_O, "TCP_USER_TIMEOUT in milliseconds, also for the handshake"),
         "keepAliveTimeout": (_O, "TCP_KEEPIDLE, cut to whole seconds"),
-        "connScheduler": (_N, "each Connection of a group has a TCP connection of its own"),
         "connCapacityProfile": (
             _A,
             "IP_TOS or IPV6_TCLASS of every packet; Nagle's algorithm is on for Capacity-Seeking "
             "and Scavenger, else off",
         ),
-        "maxSendRate": (_O, "SO_MAX_PACING_RATE (Linux); headers count"),
+        "maxSendRate": (
+            _O,
+            "SO_MAX_PACING_RATE (Linux; headers count), else the Connection holds back",
+        ),
         "singularTransmissionMsgMaxLen": (
             _O,
             "TCP_MAXSEG as it is now; the bytes of framers and security count",

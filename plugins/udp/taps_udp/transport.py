@@ -41,9 +41,7 @@ _TABLE: Final = MappingProxyType(
         # Connection Properties.
         "connTimeout": (_N, "no acknowledgement is waited for"),
         "keepAliveTimeout": (_N, "the protocol has no keep-alive packets"),
-        "connScheduler": (_N, "each Connection of a group sends datagrams of its own"),
         "connCapacityProfile": (_A, "IP_TOS or IPV6_TCLASS of each datagram from then on"),
-        "maxSendRate": (_N, "datagrams leave as they are sent"),
         "groupConnLimit": (
             _O,
             "at a multicast group: how many senders there may be at a time; elsewhere the peer "
