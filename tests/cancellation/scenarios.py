@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import socket
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -372,9 +373,9 @@ class NameServer(asyncio.DatagramProtocol):
         self.transport.sendto(response.to_wire(), address)
 
 
-@covers("Preconnection.resolve", where=only("tcp"))
-async def resolve(place: Place) -> AsyncIterator[Act]:
-    """By DNS, which is asked anew each time: no socket is left."""
+@contextlib.asynccontextmanager
+async def asking() -> AsyncIterator[tuple[taps.Preconnection, Resolver]]:
+    """A Preconnection with a name, and whom it asks: DNS, anew each time."""
     loop = asyncio.get_running_loop()
     transport, _ = await loop.create_datagram_endpoint(NameServer, local_addr=("127.0.0.1", 0))
     port = transport.get_extra_info("sockname")[1]
@@ -385,10 +386,23 @@ async def resolve(place: Place) -> AsyncIterator[Act]:
     assert [endpoint.ip_address for endpoint in found] == ["127.0.0.1"]
     assert resolver._stub is not None
     resolver._stub.cache = None
-
-    yield there.resolve
+    yield there, resolver
     transport.close()
     await turns()
+
+
+@covers("Preconnection.resolve", where=only("tcp"))
+async def resolve(place: Place) -> AsyncIterator[Act]:
+    """No socket is left."""
+    async with asking() as (there, _):
+        yield there.resolve
+
+
+@covers("Resolving.resolve", where=only("tcp"))
+async def resolve_for_an_isolated_session(place: Place) -> AsyncIterator[Act]:
+    """Nor of those that neither use nor leave an answer."""
+    async with asking() as (there, resolver):
+        yield functools.partial(resolver.isolated().resolve, *there.remote_endpoints)
 
 
 # ------------------------------------------------------------------ receiving

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from taps_core.model.capabilities import Capabilities, Support
 from taps_core.model.errors import PropertyError, SendError
 from taps_core.model.properties import PROPERTIES, Kind
-from taps_core.planning.stacks import EVERYWHERE, effect_of
+from taps_core.planning.stacks import EVERYWHERE, SHARING, effect_of
 from taps_core.testing.conformance.base import TransportSuite
 from taps_core.testing.conformance.stage import names, turns
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["OddMoments"]
 
 #: Properties that the Connection or its group sees to, whatever the flow says.
-_BY_THE_CONNECTION: frozenset[str] = frozenset({*EVERYWHERE, "groupConnLimit"})
+_BY_THE_CONNECTION: frozenset[str] = frozenset({*EVERYWHERE, *SHARING, "groupConnLimit"})
 #: What properties are set to; each to those that it can have at all.
 _VALUES: tuple[Any, ...] = (True, False, 0, 1, 7, 0.001, 2.5, 1e6, 2**31, 2**62, 1e300, math.inf)
 
