@@ -13,7 +13,12 @@ import taps_tcp.watching
 from taps_core.plugin import Preference, Reason, SoftError
 from taps_core.testing import run as run_strictly
 
-pytestmark = [pytest.mark.linux, pytest.mark.usefixtures("kernel_network")]
+# Slow: most of it is the kernel's retransmission timer, the same under every Python.
+pytestmark = [
+    pytest.mark.linux,
+    pytest.mark.slow,
+    pytest.mark.usefixtures("kernel_network"),
+]
 
 WANTED = {"softErrorNotify": Preference.PREFER}
 
