@@ -43,12 +43,14 @@ _FULL: Final = 0
 
 
 class LiteSocket(socket.socket):
-    """A UDP-Lite socket that covers each datagram as its ancillary data says."""
+    """A UDP-Lite socket that covers each datagram as its ancillary data says; non-blocking."""
 
     __slots__ = ("_covered",)
 
     def __init__(self, family: int, fileno: int | None = None) -> None:
         super().__init__(family, socket.SOCK_DGRAM, UDPLITE, fileno)
+        # Also one that was: socket.setdefaulttimeout is for every new object.
+        self.setblocking(False)
         self._covered = _FULL
 
     def send(self, data: Any, flags: int = 0, /) -> int:
@@ -89,9 +91,8 @@ class LiteSocket(socket.socket):
 def open_socket(family: int, protocol: int) -> socket.socket:
     """A socket of UDP or of UDP-Lite, non-blocking."""
     if protocol == UDPLITE:
-        sock: socket.socket = LiteSocket(family)
-    else:
-        sock = socket.socket(family, socket.SOCK_DGRAM, protocol)
+        return LiteSocket(family)
+    sock = socket.socket(family, socket.SOCK_DGRAM, protocol)
     sock.setblocking(False)
     return sock
 

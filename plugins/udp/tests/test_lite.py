@@ -197,6 +197,31 @@ def test_connections_over_udp_lite(loop):
     run(main, loop=loop)
 
 
+@pytest.fixture
+def impatient():
+    """A program that has all its new sockets block, for so many seconds at the most."""
+    socket.setdefaulttimeout(3600)
+    yield
+    socket.setdefaulttimeout(None)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_no_socket_blocks_the_loop_where_a_program_has_a_default_timeout(udp):
+    async def main():
+        ends = []
+        listener = await udp.listen(
+            lambda flow, _: ends.append(udp.adopt(flow)), transport=UDPLite(), **FREE
+        )
+        local = listener.local_endpoint
+        end = await udp.connect(f"{local.ip_address}:{local.port}", transport=UDPLite(), **FREE)
+        assert (listener.sock.gettimeout(), end.flow.lower._port.sock.gettimeout()) == (0, 0)
+        end.send(b"hello")
+        await udp.until(lambda: ends)
+        await ends[0].has_data(b"hello")
+
+    udp.run(main)
+
+
 @pytest.mark.parametrize(
     ("length", "covered"),
     [(math.inf, 108), (0, 8), (1, 9), (20, 28), (100, 108), (5000, 108)],
