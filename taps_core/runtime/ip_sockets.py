@@ -30,6 +30,15 @@ __all__ = [
 SocketAddress: TypeAlias = "tuple[str, int] | tuple[str, int, int, int]"
 
 _MAPPED: Final = "::ffff:"
+#: Options for hops to single peers and to groups, by family of the packets.
+_HOPS: Final = {
+    socket.AF_INET6: (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS),
+    socket.AF_INET: (socket.IPPROTO_IP, socket.IP_TTL),
+}
+_GROUP_HOPS: Final = {
+    socket.AF_INET6: (socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS),
+    socket.AF_INET: (socket.IPPROTO_IP, socket.IP_MULTICAST_TTL),
+}
 #: Compiled out; switched off by sysctl; no such address on any interface.
 _NO_IPV6: Final = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
 
@@ -114,25 +123,21 @@ def _bind_to_interface(sock: socket.socket, interface: str) -> None:
     sock.setsockopt(socket.SOL_SOCKET, device, name.encode() + b"\0")
 
 
-def set_hop_limit(sock: socket.socket, hop_limit: int) -> None:
+def set_hop_limit(sock: socket.socket, hop_limit: int, *, to_groups: bool = False) -> None:
     """How many hops what is sent may go: the TTL of IPv4, the Hop Limit of IPv6.
 
     Args:
-        sock: An IPv6 one may have IPv4 peers too, and a datagram one groups.
+        sock: An IPv6 one may have IPv4 peers too.
         hop_limit: 0 to 255; 0 stays on this machine, which IPv4 offers for groups only.
+        to_groups: Whether it is for what goes to multicast groups, or to single peers.
 
     Raises:
         OSError: The system refused.
     """
-    multicast = sock.type == socket.SOCK_DGRAM
-    if sock.family == socket.AF_INET6:
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, hop_limit)
-        if multicast:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, hop_limit)
-    if multicast:
-        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, hop_limit)
-    if hop_limit or not multicast:
-        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, hop_limit)
+    options = _GROUP_HOPS if to_groups else _HOPS
+    for family in (socket.AF_INET6, socket.AF_INET):
+        if sock.family in (family, socket.AF_INET6):
+            sock.setsockopt(*options[family], hop_limit)
 
 
 def _wildcard(family: int) -> str:

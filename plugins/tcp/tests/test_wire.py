@@ -147,3 +147,23 @@ def test_close_is_a_fin_and_abort_a_reset(kernel_network):
             assert sum(flags) == flag
 
     play(main)
+
+
+@pytest.mark.parametrize("wildcard", [False, True], ids=["one address", "all addresses"])
+@ADDRESSES
+def test_hop_limits_of_both_ends_are_seen_on_the_wire(kernel_network, address, wildcard):
+    async def main():
+        host = address.strip("[]")
+        here = taps.LocalEndpoint(ip_address=None if wildcard else host, port=0, hop_limit=9)
+        with kernel_network.capture() as capture:
+            async with preconnection(local=here).listen(echo) as listener:
+                port = listener.local_endpoints[0].port
+                remote = taps.RemoteEndpoint(ip_address=host, port=port, hop_limit=7)
+                async with preconnection(remote=remote).initiate() as client:
+                    await ask(client, b"hello")
+            segments = capture.look()
+        hops = {(packet.destination[1] == port, packet.hop_limit) for packet in segments}
+        # From the SYN, and the answer to it, on.
+        assert hops == {(True, 7), (False, 9)}
+
+    play(main)

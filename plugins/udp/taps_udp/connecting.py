@@ -51,8 +51,9 @@ def open_flow(
     remote, local = request.remote, request.local
     sock = open_socket(family, protocol)
     try:
-        configure(sock, request.properties, hop_limit=remote.hop_limit)
-        if remote.multicast_group is not None:
+        to_group = remote.multicast_group is not None
+        configure(sock, request.properties, hop_limit=remote.hop_limit, to_groups=to_group)
+        if to_group:
             send_through(sock, remote.interface, local)
         if local is not None:
             bind_socket(sock, local, family)

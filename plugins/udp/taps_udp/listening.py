@@ -58,7 +58,13 @@ def open_listening_socket(request: ListenRequest, protocol: int) -> socket.socke
             # Without a group a second socket could then take the port over.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         any_address = group is None and local.ip_address in _ANY
-        configure(sock, request.properties, any_address=any_address, hop_limit=local.hop_limit)
+        configure(
+            sock,
+            request.properties,
+            any_address=any_address,
+            hop_limit=local.hop_limit,
+            to_groups=group is not None,
+        )
 
     # Bound to the group, it gets nothing but what is sent there.
     where = local if group is None else local.with_ip_address(group)

@@ -114,6 +114,7 @@ def configure(
     *,
     any_address: bool = False,
     hop_limit: int | None = None,
+    to_groups: bool = False,
 ) -> None:
     """Set what every socket of ours has, before ``bind`` and ``connect``.
 
@@ -126,6 +127,7 @@ def configure(
         any_address: Whether it will be bound to all addresses, so that each
             datagram has to tell to which one it came.
         hop_limit: Of what is sent; ``None``: the system's.
+        to_groups: Whether that goes to multicast groups.
 
     Raises:
         OSError: The hop limit, or the checksum coverage of UDP-Lite, cannot be set.
@@ -147,7 +149,7 @@ def configure(
             with contextlib.suppress(OSError):
                 sock.setsockopt(level, name, value)
     if hop_limit is not None:
-        set_hop_limit(sock, hop_limit)
+        set_hop_limit(sock, hop_limit, to_groups=to_groups)
     if sock.proto == UDPLITE:
         demand_coverage(sock, least_coverage(properties))
 

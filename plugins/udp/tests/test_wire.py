@@ -151,3 +151,32 @@ def test_the_ecn_field_of_a_datagram_comes_with_its_message_and_the_dscp_does_no
             connection.abort()
 
     play(main)
+
+
+@ADDRESSES
+def test_hop_limits_of_both_ends_are_seen_on_the_wire(kernel_network, address):
+    async def main():
+        host = address.strip("[]")
+        here = taps.LocalEndpoint(ip_address=host, port=0, hop_limit=9)
+        async with preconnection(local=here).listen() as listener:
+            there = preconnection(remote=listener.remote_endpoint.with_hop_limit(7))
+            with kernel_network.capture() as capture:
+                async with there.initiate() as client:
+                    await client.send(b"question")
+                    server = await listener.accept()
+                    await server.send(b"answer")
+                    assert (await packet_with(capture, b"question")).hop_limit == 7
+                    assert (await packet_with(capture, b"answer")).hop_limit == 9
+                server.abort()
+
+    play(main)
+
+
+def test_single_peers_over_ipv4_are_not_reached_by_no_hop_and_that_is_said():
+    async def main():
+        nowhere = taps.RemoteEndpoint(ip_address="127.0.0.1", port=7000, hop_limit=0)
+        with pytest.raises(taps.EstablishmentError) as caught:
+            await preconnection(remote=nowhere).initiate()
+        assert caught.value.attempts[0].error.detail == "EINVAL"
+
+    play(main)
