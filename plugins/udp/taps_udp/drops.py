@@ -61,8 +61,7 @@ class Drops:
         """See what the kernel dropped, if it is time to; ``now`` is the loop's."""
         if now >= self._next_look:
             self._next_look = now + _LOOKS
-            if self._ask_kernel():
-                self._announce()
+            self._ask_kernel()
 
     def by_cause(self) -> dict[str, int]:
         """How many until now; of what never happened there is nothing."""
@@ -71,17 +70,17 @@ class Drops:
 
     def end(self) -> None:
         """The socket is about to be closed: the last line, if there is one to come."""
+        self._ask_kernel()
         if self._line is not None:
             self._line.cancel()
             self._say()
 
-    def _ask_kernel(self) -> bool:
-        """Whether the kernel has dropped more than was known."""
+    def _ask_kernel(self) -> None:
+        """Whoever asked: what is new has to be in the log, too."""
         dropped = kernel_drops(self._sock)
-        if not dropped or dropped == self._counts.get(KERNEL):
-            return False
-        self._counts[KERNEL] = dropped
-        return True
+        if dropped and dropped != self._counts.get(KERNEL):
+            self._counts[KERNEL] = dropped
+            self._announce()
 
     def _announce(self) -> None:
         if self._line is None:
@@ -89,9 +88,10 @@ class Drops:
             self._line = self._loop.call_at(max(now + SOON, self._next_line), self._say)
 
     def _say(self) -> None:
+        # First, as it is part of this line.
+        counts = self.by_cause()
         self._line = None
         self._next_line = self._loop.time() + OFTEN
-        counts = self.by_cause()
         news = {cause: number - self._told.get(cause, 0) for cause, number in counts.items()}
         self._told = counts
         listed = ", ".join(f"{number} {cause}" for cause, number in news.items() if number)

@@ -131,6 +131,27 @@ def test_what_only_the_kernel_dropped_is_told_too(udp, caplog, monkeypatch):
     udp.run(main)
 
 
+@pytest.mark.linux
+@pytest.mark.parametrize("read", [True, False], ids=["a program has read", "nobody has asked for"])
+def test_what_the_kernel_dropped_is_in_the_log_in_the_end(udp, caplog, read):
+    caplog.set_level(logging.WARNING, logger="taps_udp")
+
+    async def main():
+        listener = await udp.listen(lambda flow, _: udp.adopt(flow))
+        peer = udp.peer()
+        for _ in range(1000):
+            peer.sendto(bytes(1000), target(listener))
+        dropped = listener.dropped["kernel"] if read else None
+        where = str(listener.local_endpoint)
+        # Before the loop has read anything.
+        await listener.close()
+        (line,) = lines(caplog)
+        assert line.startswith(f"{where}: dropped for lack of room: ")
+        assert line.endswith(f"{dropped} kernel" if read else " kernel")
+
+    udp.run(main)
+
+
 def test_an_application_reads_it_on_connections_and_listeners(udp):
     async def main():
         common = {
