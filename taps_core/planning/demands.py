@@ -382,15 +382,18 @@ def check_endpoints(
             raise _contradiction("to receive from a multicast group, a port is needed")
         if role == "rendezvous" and endpoint.multicast_source is not None:
             raise _contradiction("a source-specific multicast group takes no Rendezvous")
-    if (
-        direction is Direction.UNIDIRECTIONAL_RECEIVE
-        and role == "initiate"
-        and any(endpoint.multicast_group is not None for endpoint in remote)
-    ):
-        raise _contradiction(
-            "initiating to a multicast group can only send: "
-            "to receive, listen with the group on the Local Endpoint"
-        )
+    groups = [endpoint.multicast_group is not None for endpoint in remote]
+    if role == "initiate" and any(groups):
+        if direction is Direction.UNIDIRECTIONAL_RECEIVE:
+            raise _contradiction(
+                "initiating to a multicast group can only send: "
+                "to receive, listen with the group on the Local Endpoint"
+            )
+        if not all(groups):
+            raise _contradiction(
+                "a Connection goes to multicast groups, where it can only send, or to single "
+                "peers: Remote Endpoints of both kinds are no alternatives"
+            )
     if "interface" in explicit:
         _check_interfaces(explicit["interface"], local)
     if explicit.get("useTemporaryLocalAddress") is Preference.REQUIRE:

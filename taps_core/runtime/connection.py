@@ -654,8 +654,10 @@ class Connection(ReceivingHalf[T]):
         blueprint = self._blueprint
         if blueprint.role == "clone":
             raise PropertyError("a clone goes where the Connection goes that it was cloned from")
-        if any(endpoint.multicast_group is not None for endpoint in remote):
-            raise PropertyError("a multicast group has to be a Remote Endpoint from the beginning")
+        if remote and any(each.multicast_group for each in (*blueprint.remote, *remote)):
+            raise PropertyError(
+                "a Connection goes to multicast groups or to single peers from the beginning"
+            )
         change = added if verb == "add" else without
         here, there = change(blueprint.local, local), change(blueprint.remote, remote)
         if (here, there) == (blueprint.local, blueprint.remote):

@@ -422,6 +422,12 @@ def test_groups_are_not_for_every_call(everything):
         properties=TransportProperties(direction="Unidirectional receive"),
         remote=[group],
     )
+    # Else it would depend on who wins whether anything can be received.
+    assert "are no alternatives" in contradiction(
+        plugins=everything,
+        properties=TransportProperties.unreliable_datagram(),
+        remote=[group, RemoteEndpoint(ip_address="192.0.2.1", port=5000)],
+    )
     source = LocalEndpoint(multicast_group="232.0.0.1", multicast_source="192.0.2.1", port=5000)
     assert "takes no Rendezvous" in contradiction(
         plugins=everything, role="rendezvous", local=[source], remote=[group]

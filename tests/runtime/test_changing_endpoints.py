@@ -204,6 +204,11 @@ def test_a_group_of_many_is_no_further_candidate(
         with pytest.raises(taps.PropertyError, match="multicast"):
             client.add_remote(taps.RemoteEndpoint(multicast_group="239.1.2.3", port=7))
         client.abort()
+        group = taps.RemoteEndpoint(multicast_group="239.1.2.3", port=7)
+        sender = world(MemoryStream(memory_network)).to(group).initiate()
+        with pytest.raises(taps.PropertyError, match="multicast"):
+            sender.add_remote(HOLE)
+        sender.abort()
 
     run(main, memory_network)
 
