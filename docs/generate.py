@@ -275,6 +275,7 @@ def effects_page() -> str:
     parts = [EFFECTS]
     for kind, text in EFFECT_SECTIONS.items():
         parts += [text, effects_of(row for row in PROPERTIES.values() if row.kind is kind)]
+    parts += ["## Properties of the core\n", effects_of(EXTENSIONS.values())]
     parts.append("## Properties of one protocol\n")
     lines = ["| Property | Stack | | How, or why not |", "|---|---|---|---|"]
     for stack in stacks():

@@ -12,7 +12,7 @@ from taps_core.cli.listing import TONES, row_as_json
 from taps_core.cli.output import WIDTH, Cell, Plain, Tone
 from taps_core.model.capabilities import Capabilities, LayerCapabilities, Support
 from taps_core.model.layers import FramerDefinition, Transport
-from taps_core.model.properties import PROPERTIES, Kind, Property
+from taps_core.model.properties import EXTENSIONS, PROPERTIES, Kind, Property
 from taps_core.planning.stacks import effect_of, note_of
 from taps_core.runtime.discovery import normalised
 
@@ -162,7 +162,8 @@ def _effects(
     table: Capabilities, own: Mapping[str, Property]
 ) -> tuple[Mapping[str, Support], Mapping[str, str]]:
     """What becomes of every Connection and Message Property, and how or why not."""
-    names = [row.name for row in PROPERTIES.values() if row.kind is not Kind.SELECTION]
+    generic = (*PROPERTIES.values(), *EXTENSIONS.values())
+    names = [row.name for row in generic if row.kind is not Kind.SELECTION]
     names += [name for name in (*own, *table.effects) if name not in names]
     effects = {name: effect_of(table, name, own.values()) for name in names}
     return effects, {name: note_of(table, name) for name in names}
@@ -175,7 +176,7 @@ def _show_supports(
     notes: Mapping[str, str],
     own: Mapping[str, Property],
 ) -> None:
-    known = {**PROPERTIES, **own}
+    known = {**PROPERTIES, **EXTENSIONS, **own}
     order = {name: place for place, name in enumerate(known)}
     rows: list[Sequence[Cell | str]] = []
     for name in sorted(support, key=lambda name: (order.get(name, len(order)), name)):

@@ -274,6 +274,7 @@ def test_show_tells_everything_of_a_transport(machine: PluginSite, run: Run) -> 
         "written as TCP",
         "keepAlive optional 6.2.10",
         "keepAliveTimeout always 8.1.4",
+        "_taps.groupMaxSendRate always 4.1 the group holds back what its Connections send",
         "tcp.userTimeoutValue How long data may stay unacknowledged.",
         "a number of seconds of at least 0",
         "conflict",

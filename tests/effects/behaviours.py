@@ -64,6 +64,14 @@ ELSEWHERE = {
         "test_of_a_message_so_much_is_covered_as_was_asked_for",
     ),
 }
+# The group's own, whatever the transport.
+ELSEWHERE |= {
+    (transport, "_taps.groupMaxSendRate"): (
+        "tests/integration/test_group_limit.py",
+        "test_three_of_a_group_share_its_limit_as_the_scheduler_says",
+    )
+    for transport in ("tcp", "udp", "udp-lite")
+}
 # The same code serves both.
 ELSEWHERE |= {
     ("udp-lite", name): ELSEWHERE["udp", name]

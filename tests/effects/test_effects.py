@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import taps_core as taps
-from taps_core.model.properties import PROPERTIES, Kind, ValueType
+from taps_core.model.properties import EXTENSIONS, PROPERTIES, Kind, ValueType
 from taps_core.planning.selection import Selector
 from taps_core.planning.stacks import EVERYWHERE, Installed
 from taps_core.plugin import Direction, Multipath, Preference, Support
@@ -30,7 +30,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 CLAIMS = [
     (line, row)
     for line in LINES
-    for row in (*PROPERTIES.values(), *line.stack.definitions)
+    for row in (*PROPERTIES.values(), *EXTENSIONS.values(), *line.stack.definitions)
     if row.kind is not Kind.SELECTION
 ]
 SELECTING = [
@@ -60,7 +60,7 @@ def test_nothing_is_missing() -> None:
     missing = [
         (str(line), name)
         for line in LINES
-        for name in (*PROPERTIES, *(row.name for row in line.stack.definitions))
+        for name in (*PROPERTIES, *EXTENSIONS, *(row.name for row in line.stack.definitions))
         if not line.stack.explain(name)
     ]
     assert not missing

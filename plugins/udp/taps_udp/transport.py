@@ -52,7 +52,7 @@ _TABLE: Final = MappingProxyType(
             "the path MTU less headers, asked each time (Linux); else the most that a datagram "
             "holds",
         ),
-        "sendMsgMaxLen": (_A, "as singularTransmissionMsgMaxLen: nothing is fragmented (Linux)"),
+        "sendMsgMaxLen": (_A, "as much as one packet carries: nothing is fragmented (Linux)"),
         "recvMsgMaxLen": (_A, "65507 bytes over IPv4, 65527 over IPv6"),
         # Message Properties.
         "msgCapacityProfile": (_A, "IP_TOS or IPV6_TCLASS of its datagram"),
