@@ -121,14 +121,17 @@ async def meet(
 
 def _shared(request: ConnectRequest, family: socket.AddressFamily) -> socket.socket:
     """A socket bound to the port that listening and connecting share."""
-    assert request.local is not None
+    local, remote = request.local, request.remote
+    assert local is not None
+    # Either Endpoint may have it (RFC 9622, section 6.1.1).
+    hops = local.hop_limit if remote.hop_limit is None else remote.hop_limit
     sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        configure(sock, request.properties, hop_limit=request.remote.hop_limit)
-        bind_socket(sock, request.local, family)
+        configure(sock, request.properties, hop_limit=hops)
+        bind_socket(sock, local, family)
     except BaseException:
         sock.close()
         raise

@@ -167,3 +167,24 @@ def test_hop_limits_of_both_ends_are_seen_on_the_wire(kernel_network, address, w
         assert hops == {(True, 7), (False, 9)}
 
     play(main)
+
+
+@pytest.mark.parametrize(("here", "there", "seen"), [(9, None, 9), (None, 7, 7), (9, 7, 7)])
+def test_for_rendezvous_either_endpoint_may_have_the_hop_limit(kernel_network, here, there, seen):
+    async def main():
+        def meet(mine, other, *, local=None, remote=None):
+            return preconnection(
+                local=taps.LocalEndpoint(ip_address="127.0.0.1", port=mine, hop_limit=local),
+                remote=taps.RemoteEndpoint(ip_address="127.0.0.1", port=other, hop_limit=remote),
+            ).rendezvous()
+
+        with kernel_network.capture() as capture:
+            one, other = meet(7001, 7002, local=here, remote=there), meet(7002, 7001)
+            async with one, other:
+                await one.send(b"hello")
+                await other.receive(max_length=5, min_incomplete_length=5)
+                await asyncio.gather(one.close(), other.close())
+            packets = capture.look(lambda packet: packet.source[1] == 7001 and packet.payload)
+        assert {packet.hop_limit for packet in packets} == {seen}
+
+    play(main)
