@@ -92,6 +92,7 @@ class ConnectionProperties(Mapping[str, Any]):
     def effect(self, name: str) -> str | None:
         """A sentence if setting this property has no effect on this stack, else ``None``.
 
+        Before Ready there is no stack yet, and no sentence: ``select()`` tells of all candidates.
         It says why where that is known: «no effect on UDP: the protocol has no keep-alive packets».
         What has effect, and how, is in the reference, and in ``taps-plugins show``.
         What divides capacity among a group (connPriority, connScheduler) has one where it
