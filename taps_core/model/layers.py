@@ -288,8 +288,24 @@ class SecurityLayer(_Declaration):
         """The other side: shake hands over the inbound, unstarted ``lower``."""
 
     def door(self, properties: Mapping[str, Any], security: SecurityParameters) -> Door | None:
-        """What judges unknown remotes of a connectionless listener, if anything."""
+        """What judges unknown remotes of a connectionless listener, if anything.
+
+        Asked once for each listener, before it opens: whatever is wrong with ``security``
+        on this side can be said here.
+
+        Raises:
+            EstablishmentError: The listener cannot be.
+        """
         return None
+
+    def acquainted(self) -> tuple[SecurityParameters, SecurityParameters]:
+        """Security Parameters of a server and of a client that trust each other, for checks.
+
+        Made anew each time. The client calls the server by an address of this machine.
+        """
+        from taps_core.model.security import SecurityParameters
+
+        return SecurityParameters(), SecurityParameters()
 
 
 class FramerDefinition(_Declaration):

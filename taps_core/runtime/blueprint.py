@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from taps_core.model.properties import EXTENSIONS, PROPERTIES, Kind
+from taps_core.model.security import SecurityMode
 
 if TYPE_CHECKING:
     import asyncio
@@ -39,6 +40,8 @@ class Blueprint:
             ``tcp.…`` included once they are known. Never changed in place.
         learned: Whether the plugins' own properties (``tcp.…``) are known.
         message_defaults: Message Properties that the application set.
+        offered_security: ``security``, where ``alpn`` was left alone with the application
+            protocols of the framers.
     """
 
     __slots__ = (
@@ -52,6 +55,7 @@ class Blueprint:
         "local",
         "loop",
         "message_defaults",
+        "offered_security",
         "properties",
         "remote",
         "role",
@@ -79,6 +83,7 @@ class Blueprint:
         self.remote = remote
         self.properties = properties
         self.security = security
+        self.offered_security = _with_protocols(security, framers)
         self.framers = framers
         self.learned = False
         self.effective: Mapping[str, Any] = {}
@@ -162,4 +167,21 @@ class Blueprint:
         copy = Blueprint.__new__(Blueprint)
         for name in self.__slots__[1:]:
             setattr(copy, name, changes.get(name, getattr(self, name)))
+        if "framers" in changes:
+            copy.offered_security = _with_protocols(copy.security, copy.framers)
         return copy
+
+
+def _with_protocols(
+    security: SecurityParameters, framers: tuple[FramerDefinition, ...]
+) -> SecurityParameters:
+    """``alpn`` is automatic unless it is set (RFC 9622, section 6.3.4): what the framers speak."""
+    spoken = tuple(dict.fromkeys(name for framer in reversed(framers) for name in framer.alpn))
+    if (
+        not spoken
+        or security.mode is SecurityMode.DISABLED
+        # Whoever brings a context of their own has settled it there.
+        or not security.explicit.keys().isdisjoint(("alpn", "context"))
+    ):
+        return security
+    return security.copy().set("alpn", spoken)

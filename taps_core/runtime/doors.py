@@ -166,6 +166,7 @@ class Doors:
     async def _open_one(self, stack: Stack, endpoint: LocalEndpoint) -> ListeningFlow:
         blueprint = self._blueprint
         properties = blueprint.effective
+        security = blueprint.offered_security
         layer = stack.security
 
         def incoming(flow: Flow, admitted: Any) -> None:
@@ -178,9 +179,9 @@ class Doors:
                 ListenRequest(
                     local=endpoint,
                     properties=properties,
-                    security=blueprint.security,
+                    security=security,
                     incoming=incoming,
-                    door=None if layer is None else layer.door(properties, blueprint.security),
+                    door=None if layer is None else layer.door(properties, security),
                 )
             )
         except (TapsError, OSError) as error:

@@ -197,7 +197,7 @@ def _request(
         remote=leaf.remote,
         local=leaf.local,
         properties=properties,
-        security=blueprint.security,
+        security=blueprint.offered_security,
         server_name=leaf.remote.hostname,
         role=blueprint.role,
         deadline=deadline,
@@ -301,7 +301,7 @@ async def accept(
     datagrams = _datagrams(stack)
     request = AcceptRequest(
         properties=blueprint.effective,
-        security=blueprint.security,
+        security=blueprint.offered_security,
         admitted=admitted,
         deadline=deadline,
     )

@@ -22,6 +22,7 @@ SOURCES = {
     "taps_core": (".", ("pyproject.toml", "README.md", "LICENSE", "taps_core")),
     "taps_tcp": ("plugins/tcp", ("pyproject.toml", "README.md", "taps_tcp")),
     "taps_udp": ("plugins/udp", ("pyproject.toml", "README.md", "taps_udp")),
+    "taps_tls": ("plugins/tls", ("pyproject.toml", "README.md", "taps_tls")),
     "taps_framers": ("framers", ("pyproject.toml", "README.md", "taps_framers")),
 }
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import random
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from taps_core.model.capabilities import DataUnit
 from taps_core.model.errors import SendError, TapsError
 from taps_core.model.layers import EarlyData
-from taps_core.model.security import SecurityParameters
 from taps_core.testing.conformance.stage import breaches, names, turns
 from taps_core.testing.conformance.suite import Conformance
 from taps_core.testing.memory import MemoryNetwork
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from taps_core.model.flow import Flow
     from taps_core.model.layers import SecurityLayer, Transport
+    from taps_core.model.security import SecurityParameters
 
 __all__ = ["SecurityLayerConformance"]
 
@@ -50,8 +51,15 @@ class SecurityLayerConformance(Conformance):
     layer: ClassVar[SecurityLayer]
 
     def parameters(self) -> tuple[SecurityParameters, SecurityParameters]:
-        """Security Parameters of a server and of a client that trust each other."""
-        return SecurityParameters(), SecurityParameters()
+        """Security Parameters of a server and of a client that trust each other.
+
+        Unless it is overridden, what the layer's ``acquainted`` gives.
+        """
+        return self._acquainted
+
+    @functools.cached_property
+    def _acquainted(self) -> tuple[SecurityParameters, SecurityParameters]:
+        return self.layer.acquainted()
 
     # -- the declaration
 

@@ -1,0 +1,140 @@
+"""Certificates as a person sees them: whose, from whom, until when. Loaded on first use."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+from typing import TYPE_CHECKING, Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+
+from taps_core.plugin import Certificate, SecurityParameters
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = [
+    "day",
+    "ders",
+    "expired",
+    "issuer",
+    "names",
+    "pem_key",
+    "subject",
+    "throwaway",
+    "when_valid",
+]
+
+#: How long a certificate for checks is good for.
+_FOR_CHECKS: Final = datetime.timedelta(days=1)
+
+
+def ders(content: bytes) -> list[bytes]:
+    """The certificates in PEM or DER content.
+
+    Raises:
+        ValueError: It holds none.
+    """
+    if content.lstrip().startswith(b"-----"):
+        found = x509.load_pem_x509_certificates(content)
+    else:
+        found = [x509.load_der_x509_certificate(content)]
+    return [each.public_bytes(serialization.Encoding.DER) for each in found]
+
+
+def pem_key(key: bytes, password: bytes | None) -> tuple[bytes, bytes | None]:
+    """A private key as PEM, and the password that it still needs.
+
+    Raises:
+        ValueError, TypeError: It is no key, or the password is wrong or missing.
+    """
+    if key.lstrip().startswith(b"-----"):
+        return key, password
+    loaded = serialization.load_der_private_key(key, password)
+    plain = loaded.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    return plain, None
+
+
+def names(der: bytes) -> tuple[str, ...]:
+    """The names and addresses that a certificate is for."""
+    certificate = x509.load_der_x509_certificate(der)
+    try:
+        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return ()
+    addresses = found.get_values_for_type(x509.IPAddress)
+    return (*found.get_values_for_type(x509.DNSName), *map(str, addresses))
+
+
+def subject(der: bytes) -> str:
+    """What a certificate is called, for a sentence."""
+    found = names(der)
+    return found[0] if found else _common_name(x509.load_der_x509_certificate(der).subject)
+
+
+def issuer(der: bytes) -> str:
+    """Who issued a certificate, for a sentence."""
+    return _common_name(x509.load_der_x509_certificate(der).issuer)
+
+
+def when_valid(der: bytes) -> tuple[datetime.datetime, datetime.datetime]:
+    """First and last moment, in UTC."""
+    certificate = x509.load_der_x509_certificate(der)
+    return certificate.not_valid_before_utc, certificate.not_valid_after_utc
+
+
+def expired(chain: Sequence[bytes]) -> bytes | None:
+    """The certificate of a chain that has expired, if one has."""
+    now = datetime.datetime.now(datetime.UTC)
+    return next((der for der in chain if when_valid(der)[1] < now), None)
+
+
+def day(moment: datetime.datetime) -> str:
+    """A moment as a sentence has it."""
+    return f"{moment:%Y-%m-%d %H:%M} UTC"
+
+
+def throwaway() -> tuple[SecurityParameters, SecurityParameters]:
+    """Security Parameters of a server at loopback addresses and of a client that trusts it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "taps: for checks only")])
+    now = datetime.datetime.now(datetime.UTC)
+    usual = [
+        x509.DNSName("localhost"),
+        x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
+        x509.IPAddress(ipaddress.ip_address("::1")),
+    ]
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - _FOR_CHECKS)
+        .not_valid_after(now + _FOR_CHECKS)
+        .add_extension(x509.SubjectAlternativeName(usual), critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .sign(key, SHA256())
+    )
+    chain = certificate.public_bytes(serialization.Encoding.PEM)
+    secret = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    return (
+        SecurityParameters(server_certificate=Certificate(chain, secret)),
+        SecurityParameters(trusted_certificates=chain),
+    )
+
+
+def _common_name(name: x509.Name) -> str:
+    found = name.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+    return str(found[0].value) if found else name.rfc4514_string() or "nobody"

@@ -1,0 +1,363 @@
+"""Security Parameters as contexts of OpenSSL: each takes effect, or raises saying what is missing.
+
+What Python's ``ssl`` lacks is named with the version that has it. A context is made once
+for parameters that are alike, and anew when a file of theirs has changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import ssl
+import sys
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any, Final
+
+from taps_core.plugin import EstablishmentError, SecurityMode
+from taps_tls.identity import chain_of, content, load_identity, unusable
+from taps_tls.sessions import Sessions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterator, Sequence
+
+    from taps_core.plugin import Certificate, SecurityParameters
+
+__all__ = ["VERSIONS", "Contexts", "Settings"]
+
+#: ``allowedSecurityProtocols`` → OpenSSL's, best first.
+VERSIONS: Final = {"TLSv1.3": ssl.TLSVersion.TLSv1_3, "TLSv1.2": ssl.TLSVersion.TLSv1_2}
+
+#: Names of RFC 8446 and RFC 8422 → OpenSSL's where they differ. Others are taken as they are.
+_GROUPS: Final = {
+    "x25519": "X25519",
+    "x448": "X448",
+    "secp256r1": "prime256v1",
+    "p-256": "prime256v1",
+    "p-384": "secp384r1",
+    "p-521": "secp521r1",
+}
+#: The suites of TLS 1.3 that OpenSSL offers by itself.
+_SUITES_OF_1_3: Final = frozenset(
+    {"TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256", "TLS_AES_128_GCM_SHA256"}
+)
+#: So many contexts are kept.
+_KEPT: Final = 64
+#: What may stand beside a context of the application: the rest belongs into it.
+_BESIDE_A_CONTEXT: Final = frozenset(
+    {
+        *("context", "allowedSecurityProtocols", "pinnedServerCertificate"),
+        *("maxCachedSessions", "cachedSessionLifetimeSeconds"),
+    }
+)
+
+
+class Settings:
+    """What connections with the same parameters share.
+
+    Attributes:
+        context: OpenSSL's.
+        versions: What may be agreed on.
+        pins: Chains, each a set of certificates in DER: all of one must be shown.
+        sessions: To resume, or ``None`` where none may be.
+    """
+
+    __slots__ = ("context", "pins", "sessions", "versions")
+
+    def __init__(
+        self,
+        context: ssl.SSLContext,
+        versions: frozenset[str],
+        pins: tuple[frozenset[bytes], ...] = (),
+        sessions: Sessions | None = None,
+    ) -> None:
+        self.context = context
+        self.versions = versions
+        self.pins = pins
+        self.sessions = sessions
+
+
+class Contexts:
+    """Settings, made once for parameters that are alike."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[Hashable, Settings] = OrderedDict()
+
+    def known(self, security: SecurityParameters, *, server: bool) -> Settings | None:
+        """What was made before for parameters like these."""
+        return self._kept.get(_key(security, server))
+
+    def of(self, security: SecurityParameters, *, server: bool) -> Settings:
+        """What is known, or new. Reads files; the system's store takes many milliseconds.
+
+        Raises:
+            EstablishmentError: INVALID_CONFIGURATION: a parameter that is wrong, or that
+                this library cannot honour.
+        """
+        key = _key(security, server)
+        settings = self._kept.get(key)
+        if settings is None:
+            settings = _server(security) if server else _client(security)
+            self._kept[key] = settings
+            while len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
+        return settings
+
+
+def _key(security: SecurityParameters, server: bool) -> Hashable:
+    explicit = security.explicit
+    stamps = tuple(map(_stamp, _files(security))) if explicit else ()
+    judged = security.trust_verification_callback is not None
+    return (server, security.mode, judged, frozenset(explicit.items()), stamps)
+
+
+def _files(security: SecurityParameters) -> Iterator[str]:
+    """The files that parameters name."""
+    for identity in (*security.server_certificate, *security.client_certificate):
+        yield from (each for each in (identity.chain, identity.key) if isinstance(each, str))
+    for each in (*security.pinned_server_certificate, *security.trusted_certificates):
+        if isinstance(each, str):
+            yield each
+
+
+def _stamp(path: str) -> tuple[int, int]:
+    with contextlib.suppress(OSError):
+        status = os.stat(path)
+        return (status.st_mtime_ns, status.st_size)
+    return (0, 0)
+
+
+def _client(security: SecurityParameters) -> Settings:
+    versions = _versions(security)
+    verifies = security.mode is not SecurityMode.OPPORTUNISTIC
+    pins = tuple(frozenset(chain_of(each)) for each in security.pinned_server_certificate)
+    sessions = Sessions(security.max_cached_sessions, security.cached_session_lifetime_seconds)
+    if security.context is not None:
+        context = _given(security)
+        if verifies and not (context.verify_mode is ssl.CERT_REQUIRED and context.check_hostname):
+            raise unusable(
+                "the SSLContext does not verify whom it talks to (verify_mode, check_hostname): "
+                "SecurityParameters.opportunistic(context=...) would allow that",
+                "unverified-context",
+            )
+    else:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        if verifies:
+            _trust(context, security, ssl.Purpose.SERVER_AUTH)
+        else:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        _ask_for(context, security, versions)
+        mine = security.client_certificate
+        if len(mine) > 1:
+            raise unusable(
+                "clientCertificate: Python's ssl cannot choose among several "
+                "(it lacks SSL_CTX_set_client_cert_cb): give one",
+                "unsupported-parameter",
+            )
+        for certificate in mine:
+            load_identity(context, certificate)
+    # Who resumes is shown no certificate to judge.
+    judges = pins or security.trust_verification_callback is not None
+    return Settings(context, versions, pins, None if judges or not sessions.wanted else sessions)
+
+
+def _server(security: SecurityParameters) -> Settings:
+    versions = _versions(security)
+    if security.cached_session_lifetime_seconds is not None:
+        raise unusable(
+            "cachedSessionLifetimeSeconds: Python's ssl cannot set it for a server "
+            "(it lacks SSL_CTX_set_timeout); max_cached_sessions=0 issues no sessions",
+            "unsupported-parameter",
+        )
+    if security.context is not None:
+        return Settings(_given(security), versions)
+    mine = security.server_certificate
+    if not mine:
+        raise unusable(
+            "a Listener shows a certificate, and there is none: "
+            "SecurityParameters(server_certificate=Certificate(chain, key))",
+            "no-server-certificate",
+        )
+    contexts = [_server_context(security, versions, each) for each in mine]
+    if len(mine) > 1:
+        contexts[0].sni_callback = _chooser(mine, contexts)
+    return Settings(contexts[0], versions)
+
+
+def _server_context(
+    security: SecurityParameters, versions: frozenset[str], certificate: Certificate
+) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    load_identity(context, certificate)
+    if security.trusted_certificates and security.mode is not SecurityMode.OPPORTUNISTIC:
+        # Whoever names authorities wants to know who comes.
+        _trust(context, security, ssl.Purpose.CLIENT_AUTH)
+        context.verify_mode = ssl.CERT_REQUIRED
+    _ask_for(context, security, versions)
+    if security.max_cached_sessions == 0:
+        context.num_tickets = 0
+        context.options |= ssl.OP_NO_TICKET
+    return context
+
+
+def _chooser(
+    mine: Sequence[Certificate], contexts: Sequence[ssl.SSLContext]
+) -> Callable[[Any, str | None, ssl.SSLContext], None]:
+    """Chooses the certificate by the name that the client asks for; the first, if none fits."""
+    from taps_tls.certificates import names
+
+    served: dict[str, ssl.SSLContext] = {}
+    for certificate, context in zip(mine, contexts, strict=True):
+        for name in names(chain_of(certificate.chain)[0]):
+            served.setdefault(name.lower(), context)
+
+    def choose(tls: Any, name: str | None, _: ssl.SSLContext) -> None:
+        if name is not None:
+            folded = name.lower()
+            wildcard = f"*.{folded.partition('.')[2]}"
+            chosen = served.get(folded) or served.get(wildcard)
+            if chosen is not None:
+                tls.context = chosen
+
+    return choose
+
+
+def _versions(security: SecurityParameters) -> frozenset[str]:
+    """What may be agreed on; selection has seen to it that there is one."""
+    allowed = {_fold(each) for each in security.allowed_security_protocols}
+    return frozenset(each for each in VERSIONS if not allowed or _fold(each) in allowed)
+
+
+def _fold(protocol: str) -> str:
+    return protocol.replace(" ", "").replace("-", "").lower()
+
+
+def _given(security: SecurityParameters) -> ssl.SSLContext:
+    """The application's own context."""
+    context = security.context
+    if not isinstance(context, ssl.SSLContext):
+        raise unusable(f"context: an ssl.SSLContext expected, not {type(context).__name__}")
+    strays = security.explicit.keys() - _BESIDE_A_CONTEXT
+    if strays:
+        raise unusable(
+            f"{', '.join(sorted(strays))}: belongs into the SSLContext that was given",
+            "unsupported-parameter",
+        )
+    _refuse_what_is_missing(security)
+    return context
+
+
+def _trust(context: ssl.SSLContext, security: SecurityParameters, purpose: ssl.Purpose) -> None:
+    """Whom the context believes: private authorities if there are any, else the system's."""
+    if not security.trusted_certificates:
+        context.load_default_certs(purpose)
+        return
+    # What is trusted need not be a root: also a server's own certificate can be.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    for trusted in security.trusted_certificates:
+        shown = trusted if isinstance(trusted, str) else "given as content"
+        try:
+            if isinstance(trusted, str) and os.path.isdir(trusted):
+                context.load_verify_locations(capath=trusted)
+                continue
+            data = content(trusted)
+            is_pem = data.lstrip().startswith(b"-----")
+            context.load_verify_locations(cadata=data.decode("ascii") if is_pem else data)
+        except (ssl.SSLError, ValueError) as error:
+            raise unusable(f"the trusted certificate {shown} is neither PEM nor DER") from error
+
+
+def _ask_for(
+    context: ssl.SSLContext, security: SecurityParameters, versions: frozenset[str]
+) -> None:
+    """Versions, suites, groups, application protocols."""
+    _refuse_what_is_missing(security)
+    suites = security.ciphersuite
+    older = [name for name in suites if not name.startswith("TLS_")]
+    newer = frozenset(suites) - frozenset(older)
+    if suites:
+        if older and "TLSv1.2" in versions:
+            _set_ciphers(context, older)
+        # Without a suite of its own a version cannot be agreed on.
+        versions = versions - ({"TLSv1.2"} if not older else set())
+        versions = versions - ({"TLSv1.3"} if not newer else set())
+        if not versions:
+            raise unusable(
+                f"ciphersuite: none of {', '.join(suites)} goes with the allowed protocols",
+                "no-cipher",
+            )
+        if "TLSv1.3" in versions and newer != _SUITES_OF_1_3:
+            raise unusable(
+                "ciphersuite: Python's ssl cannot choose among those of TLS 1.3 "
+                "(SSLContext.set_ciphersuites, Python 3.15): name all of "
+                f"{', '.join(sorted(_SUITES_OF_1_3))}, or allow TLSv1.2 alone",
+                "unsupported-parameter",
+            )
+    context.minimum_version = min(VERSIONS[each] for each in versions)
+    context.maximum_version = max(VERSIONS[each] for each in versions)
+    # OpenSSL would let a peer of TLS 1.2 do it at any time.
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    if security.supported_group:
+        _set_group(context, security.supported_group)
+    if security.alpn:
+        try:
+            context.set_alpn_protocols(list(security.alpn))
+        except ssl.SSLError as error:
+            raise unusable(f"alpn: {error.args[-1]}") from error
+    if not sys.flags.ignore_environment and (path := os.environ.get("SSLKEYLOGFILE")):
+        context.keylog_filename = path
+
+
+def _set_ciphers(context: ssl.SSLContext, suites: Sequence[str]) -> None:
+    try:
+        context.set_ciphers(":".join(suites))
+    except ssl.SSLError as error:
+        raise _unknown_suite(suites) from error
+    # OpenSSL ignores the names that it does not know, if it knows one.
+    got = {each["name"] for each in context.get_ciphers()}
+    strays = [name for name in suites if name not in got]
+    if strays:
+        raise _unknown_suite(strays)
+
+
+def _unknown_suite(suites: Sequence[str]) -> EstablishmentError:
+    return unusable(
+        f"ciphersuite: OpenSSL has no {', '.join(suites)}; those of TLS 1.2 go by OpenSSL's "
+        "names, such as ECDHE-RSA-AES128-GCM-SHA256",
+        "no-cipher",
+    )
+
+
+def _set_group(context: ssl.SSLContext, groups: Sequence[str]) -> None:
+    if len(groups) > 1:
+        raise unusable(
+            "supportedGroup: Python's ssl takes one group "
+            "(several: SSLContext.set_groups, Python 3.15)",
+            "unsupported-parameter",
+        )
+    try:
+        context.set_ecdh_curve(_GROUPS.get(groups[0].lower(), groups[0]))
+    except (ValueError, ssl.SSLError) as error:
+        raise unusable(f"supportedGroup: OpenSSL has no {groups[0]}", "no-group") from error
+
+
+def _refuse_what_is_missing(security: SecurityParameters) -> None:
+    """Whatever no version of Python's ``ssl`` that we run on can do."""
+    if security.signature_algorithm:
+        raise unusable(
+            "signatureAlgorithm: Python's ssl cannot restrict them "
+            "(SSLContext.set_client_sigalgs and set_server_sigalgs, Python 3.15)",
+            "unsupported-parameter",
+        )
+    if security.pre_shared_key is not None:
+        raise unusable(
+            "preSharedKey: Python's ssl has it from 3.13 (SSLContext.set_psk_client_callback), "
+            "and taps-tls makes no use of that yet",
+            "unsupported-parameter",
+        )
+    if security.identity_challenge_callback is not None:
+        raise unusable(
+            "the identity challenge callback: Python's ssl asks nobody for a key "
+            "(it lacks SSL_CTX_set_cert_cb): give the key with the certificate",
+            "unsupported-parameter",
+        )

@@ -1,0 +1,205 @@
+"""What OpenSSL says, as errors of taps: whose certificate, until when, and what to do.
+
+Each failure has a ``detail`` of its own; README.md lists them.
+"""
+
+from __future__ import annotations
+
+import ssl
+from typing import TYPE_CHECKING, Final
+
+from taps_core.plugin import ConnectionError, EstablishmentError, Reason, ReceiveError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = [
+    "connection_broken",
+    "handshake_failed",
+    "hung_up",
+    "receiving_broken",
+    "refused",
+    "truncated",
+]
+
+#: OpenSSL's codes for why a certificate was refused (x509_vfy.h) → detail.
+_VERDICTS: Final = {
+    9: "certificate-not-yet-valid",
+    10: "certificate-expired",
+    18: "self-signed",
+    2: "unknown-authority",
+    19: "unknown-authority",
+    20: "unknown-authority",
+    21: "unknown-authority",
+    23: "certificate-revoked",
+    62: "wrong-name",
+    64: "wrong-name",
+}
+
+#: OpenSSL's reasons → detail, and the sentence, of which {peer} is the subject or object.
+_REASONS: Final[dict[str, tuple[str, str]]] = {
+    "NO_SHARED_CIPHER": ("no-shared-cipher", "{peer} and this end have no cipher suite in common"),
+    "SSLV3_ALERT_HANDSHAKE_FAILURE": (
+        "handshake-refused",
+        "{peer} refused the handshake: it accepts none of the cipher suites and groups offered, "
+        "or requires a client certificate",
+    ),
+    "PEER_DID_NOT_RETURN_A_CERTIFICATE": (
+        "client-certificate-required",
+        "{peer} showed no client certificate, and one is required",
+    ),
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": (
+        "client-certificate-required",
+        "{peer} requires a client certificate: SecurityParameters(client_certificate=...)",
+    ),
+    "TLSV1_ALERT_NO_APPLICATION_PROTOCOL": (
+        "no-application-protocol",
+        "{peer} speaks none of the application protocols offered (ALPN)",
+    ),
+    "TLSV1_UNRECOGNIZED_NAME": ("unknown-server-name", "{peer} does not serve that name"),
+    "DECRYPTION_FAILED_OR_BAD_RECORD_MAC": (
+        "bad-record",
+        "a record of {peer} was changed on the way",
+    ),
+    **dict.fromkeys(
+        (
+            *("UNSUPPORTED_PROTOCOL", "TLSV1_ALERT_PROTOCOL_VERSION", "WRONG_SSL_VERSION"),
+            *("VERSION_TOO_LOW", "INAPPROPRIATE_FALLBACK", "NO_PROTOCOLS_AVAILABLE"),
+        ),
+        ("no-shared-protocol", "{peer} and this end have no version of TLS in common"),
+    ),
+    **dict.fromkeys(
+        (
+            *("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "UNKNOWN_PROTOCOL"),
+            *("RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "UNEXPECTED_MESSAGE"),
+        ),
+        ("not-tls", "{peer} does not speak TLS: is it the right port?"),
+    ),
+    **{
+        f"{version}_ALERT_{alert}": (
+            "certificate-refused-by-peer",
+            "{peer} refused this end's certificate: " + word,
+        )
+        for version, alert, word in (
+            ("TLSV1", "UNKNOWN_CA", "it does not know who issued it"),
+            ("SSLV3", "BAD_CERTIFICATE", "it is broken"),
+            ("SSLV3", "UNSUPPORTED_CERTIFICATE", "it is of the wrong kind"),
+            ("SSLV3", "CERTIFICATE_REVOKED", "it was revoked"),
+            ("SSLV3", "CERTIFICATE_EXPIRED", "it has expired"),
+            ("SSLV3", "CERTIFICATE_UNKNOWN", "it does not like it"),
+            ("TLSV1", "ACCESS_DENIED", "access is denied"),
+        )
+    },
+}
+
+
+def handshake_failed(
+    error: ssl.SSLError, peer: str, name: str | None, chain: Sequence[bytes]
+) -> EstablishmentError:
+    """Why there is no Connection.
+
+    Args:
+        error: OpenSSL's.
+        peer: Who is at the other end, for the sentence.
+        name: The name asked for; ``None`` where this end is the server.
+        chain: The certificates that the peer showed, in DER; empty if not known.
+    """
+    if isinstance(error, ssl.SSLCertVerificationError):
+        detail, sentence = _verdict(error, peer, name, chain)
+    else:
+        detail, sentence = _explained(error, peer)
+    failure = EstablishmentError(f"TLS: {sentence}", detail=detail)
+    failure.__cause__ = error
+    return failure
+
+
+def hung_up(peer: str, error: Exception | None) -> EstablishmentError:
+    """The flow below ended before the handshake did."""
+    failure = EstablishmentError(
+        f"TLS: {peer} ended the connection during the handshake"
+        + ("" if error is None else f": {error}"),
+        detail="closed-during-handshake",
+        transient=True,
+    )
+    failure.__cause__ = error
+    return failure
+
+
+def refused(detail: str, sentence: str) -> EstablishmentError:
+    """This end does not want the peer, though OpenSSL does."""
+    return EstablishmentError(f"TLS: {sentence}", detail=detail)
+
+
+def truncated(peer: str) -> ReceiveError:
+    """The stream ended without close_notify: perhaps somebody cut it off."""
+    return ReceiveError(
+        f"TLS: the stream from {peer} was cut off: it ended without close_notify",
+        reason=Reason.PROTOCOL_FAILED,
+        detail="truncated",
+    )
+
+
+def receiving_broken(error: ssl.SSLError, peer: str) -> ReceiveError:
+    """Why nothing more is received."""
+    detail, sentence = _explained(error, peer)
+    failure = ReceiveError(f"TLS: {sentence}", reason=Reason.PROTOCOL_FAILED, detail=detail)
+    failure.__cause__ = error
+    return failure
+
+
+def connection_broken(failure: ReceiveError) -> ConnectionError:
+    """The end of the Connection for the reason that ended receiving."""
+    ended = ConnectionError(str(failure), reason=Reason.PROTOCOL_FAILED, detail=failure.detail)
+    ended.__cause__ = failure.__cause__
+    return ended
+
+
+def _explained(error: ssl.SSLError, peer: str) -> tuple[str, str]:
+    reason = error.reason or ""
+    found = _REASONS.get(reason)
+    if found is None:
+        # TLSV1_ALERT_INTERNAL_ERROR → «internal error».
+        words = reason.partition("ALERT_")[2] or reason
+        plain = words.replace("_", " ").lower() or str(error.args[-1])
+        said = f"{peer} said" if "ALERT_" in reason else "OpenSSL says"
+        return "alert" if "ALERT_" in reason else "protocol-error", f"{said}: {plain}"
+    detail, sentence = found
+    return detail, sentence.format(peer=peer)
+
+
+def _verdict(
+    error: ssl.SSLCertVerificationError, peer: str, name: str | None, chain: Sequence[bytes]
+) -> tuple[str, str]:
+    detail = _VERDICTS.get(error.verify_code, "certificate-refused")
+    if not chain:
+        return detail, f"the certificate of {peer} is refused: {error.verify_message}"
+    from taps_tls.certificates import day, expired, issuer, names, subject, when_valid
+
+    leaf = chain[0]
+    whose = subject(leaf)
+    if detail == "certificate-expired":
+        old = expired(chain) or leaf
+        shown = f"{whose}, shown by {peer}," if old is leaf else f"{subject(old)}, behind {whose},"
+        return detail, f"the certificate of {shown} expired on {day(when_valid(old)[1])}"
+    if detail == "certificate-not-yet-valid":
+        return detail, (
+            f"the certificate of {whose}, shown by {peer}, is not valid before "
+            f"{day(when_valid(leaf)[0])}"
+        )
+    if detail == "wrong-name":
+        valid = ", ".join(names(leaf)) or "no name at all"
+        return detail, f"the certificate that {peer} showed is for {valid}, not for {name}"
+    remedy = "SecurityParameters(trusted_certificates=...) names private authorities"
+    if detail == "self-signed":
+        return detail, (
+            f"the certificate of {whose}, shown by {peer}, is signed by itself and not trusted "
+            f"here: {remedy}"
+        )
+    if detail == "unknown-authority":
+        return detail, (
+            f"the certificate of {whose}, shown by {peer}, was issued by {issuer(leaf)}, which "
+            f"is not trusted here: {remedy}"
+        )
+    return detail, (
+        f"the certificate of {whose}, shown by {peer}, is refused: {error.verify_message}"
+    )

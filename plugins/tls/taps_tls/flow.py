@@ -1,0 +1,564 @@
+"""One connection over TLS as a Flow: handshake, records, and an end that nobody can forge.
+
+* OpenSSL works on memory: what comes up from below goes into one buffer, what it
+  wants to send is taken from another. All that came is decrypted at once, so nothing
+  is left in the first one but what is no whole record yet.
+* What is sent is gathered and encrypted by ``flush``: small Messages share a record.
+* ``finish`` and ``close`` say ``close_notify``. A stream that ends below without the
+  peer's is an error to whoever receives (truncation). After ``finish`` receiving goes
+  on; a peer that keeps to TLS 1.2 by the letter then says no more.
+* Nothing of this end's identity leaves before pins and the trust verification callback
+  have seen the peer's certificates, and nothing of the application before the handshake
+  is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import ssl
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+
+from taps_core.plugin import (
+    LayerFlow,
+    Reason,
+    SendError,
+    receiver_failed,
+)
+from taps_tls.errors import (
+    connection_broken,
+    handshake_failed,
+    hung_up,
+    receiving_broken,
+    refused,
+    truncated,
+)
+from taps_tls.identity import unusable
+from taps_tls.info import Peer, TLSInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from taps_core.plugin import (
+        Data,
+        Event,
+        Flow,
+        PartTuple,
+        ReceiveError,
+        Receiver,
+        SecurityParameters,
+        SendRecord,
+    )
+    from taps_tls.contexts import Settings
+
+__all__ = ["TLSFlow"]
+
+T = TypeVar("T")
+
+#: What a record holds at the most (RFC 8446, section 5.1).
+RECORD: Final = 16 * 1024
+#: So much is encrypted before it goes down, when much is sent at once.
+_AT_ONCE: Final = 16 * RECORD
+#: What a record adds at the most: by version 1.3, and by the widest suite of 1.2.
+_OVERHEAD: Final = 22
+_OVERHEAD_OF_1_2: Final = 85
+#: In so many reads a server's ticket is looked for.
+_LOOKS: Final = 8
+_NOTHING: Final[list[bytes]] = []
+#: The encoding, by the number that the module behind ``ssl`` gives it.
+_DER: Final = 2
+
+
+class TLSFlow(LayerFlow):
+    """One end of a connection over TLS.
+
+    Args:
+        lower: Established, unstarted.
+        settings: Context, pins and sessions.
+        security: For its callback.
+        server: Whether this end is the server.
+        peer: Who is at the other end, for sentences.
+        name: The name to verify; ``None`` where this end is the server, or where
+            nothing is verified.
+        resumes: Whether an earlier session may be resumed, and this one later.
+    """
+
+    __slots__ = (
+        "_answered",
+        "_deaf",
+        "_ended",
+        "_ending",
+        "_error",
+        "_held",
+        "_incoming",
+        "_looks",
+        "_loop",
+        "_name",
+        "_news",
+        "_out",
+        "_outgoing",
+        "_paused",
+        "_peer",
+        "_peer_finished",
+        "_security",
+        "_server",
+        "_settings",
+        "_shaken",
+        "_silent",
+        "_tls",
+    )
+
+    def __init__(
+        self,
+        lower: Flow,
+        settings: Settings,
+        security: SecurityParameters,
+        *,
+        server: bool,
+        peer: str,
+        name: str | None = None,
+        resumes: bool = False,
+    ) -> None:
+        super().__init__(lower)
+        self._loop = asyncio.get_running_loop()
+        self._settings = settings
+        self._security = security
+        self._peer = peer
+        self._name = name
+        self._server = server
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._looks = 0
+        session = None
+        if resumes and settings.sessions is not None and name is not None:
+            session = settings.sessions.take(name)
+            self._looks = _LOOKS
+        try:
+            self._tls = settings.context.wrap_bio(
+                self._incoming, self._outgoing, server, name, session
+            )
+        except (ValueError, ssl.SSLError) as error:
+            # No host name, or a context for the other side.
+            raise unusable(f"TLS: {error}") from error
+        #: What wakes the handshake; None while it does not wait.
+        self._news: asyncio.Future[None] | None = None
+        self._shaken = False
+        #: How the flow below ended: once it has, a tuple of its error or None.
+        self._ended: tuple[Exception | None] | None = None
+        #: What came up before ``start`` or rather the turn after it; then None.
+        self._held: list[tuple[str, tuple[Any, ...]]] | None = []
+        self._paused = False
+        #: Gathered plaintext; None once nothing more can be sent.
+        self._out: list[bytes] | None = []
+        self._silent = False  # nothing more goes down, not even an alert
+        self._ending = False
+        self._peer_finished = False  # by close_notify
+        self._deaf = False  # nothing more comes up
+        self._answered = False  # something was sent after the peer's end
+        #: What ``closed`` will say, where TLS itself broke.
+        self._error: Exception | None = None
+
+    # -- the handshake
+
+    async def shake(self) -> None:
+        """Shake hands; the flow below is aborted if that fails or is cancelled.
+
+        Raises:
+            EstablishmentError: It failed; ``detail`` says why.
+        """
+        try:
+            self.lower.start(self)
+            await self._shake()
+        except BaseException:
+            self._silent = True
+            self.lower.abort()
+            raise
+        self._shaken = True
+        self.lower.pause()
+        self._decrypt()  # what came with the end of the handshake
+
+    async def _shake(self) -> None:
+        judged = self._server and not self._security.trust_verification_callback
+        while True:
+            try:
+                self._tls.do_handshake()
+                done = True
+            except ssl.SSLWantReadError:
+                done = False
+            except ssl.SSLError as error:
+                self._say()  # an alert tells the peer
+                raise handshake_failed(
+                    error, self._peer, self._name, _chain(self._tls, verified=False)
+                ) from error
+            if not judged and (done or _chain(self._tls, verified=False)):
+                # Before anything more leaves: the next may be this end's certificate.
+                await self._judge()
+                judged = True
+            self._say()
+            if done:
+                break
+            if not self._incoming.pending:
+                await self._more()
+        version = self._tls.version()
+        if version not in self._settings.versions:
+            # Only an SSLContext of the application goes as far.
+            raise refused("no-shared-protocol", f"{self._peer} would speak {version} only")
+
+    async def _more(self) -> None:
+        """Wait until the peer has said more."""
+        if self._ended is not None:
+            raise hung_up(self._peer, self._ended[0])
+        self._news = self._loop.create_future()
+        try:
+            await self._news
+        finally:
+            self._news = None
+
+    def _wake(self) -> None:
+        if self._news is not None and not self._news.done():
+            self._news.set_result(None)
+
+    async def _judge(self) -> None:
+        """Compare with the pins, and ask the application.
+
+        Raises:
+            EstablishmentError: The peer is not welcome.
+        """
+        pins = self._settings.pins
+        if pins and not self._server:
+            shown = {*_chain(self._tls, verified=True), *_chain(self._tls, verified=False)}
+            if not any(pin <= shown for pin in pins):
+                raise refused("wrong-pin", f"{self._peer} showed none of the pinned certificates")
+        callback = self._security.trust_verification_callback
+        chain = _chain(self._tls, verified=False)
+        if callback is None or (self._server and not chain):
+            return
+        peer = Peer(
+            server_name=None if self._server else self._name,
+            chain=chain,
+            verified=self._verifies,
+        )
+        try:
+            verdict = callback(peer)
+            if inspect.isawaitable(verdict):
+                # So long nothing is read, and the peer has to wait.
+                self.lower.pause()
+                verdict = await verdict
+                self.lower.resume()
+        except Exception as error:
+            failure = refused(
+                "trust-callback", f"the trust verification callback failed: {error!r}"
+            )
+            raise failure from error
+        if verdict is False:
+            raise refused("trust-callback", f"the trust verification callback refused {self._peer}")
+
+    @property
+    def _verifies(self) -> bool:
+        return self._settings.context.verify_mode is ssl.CERT_REQUIRED
+
+    # -- down
+
+    def start(self, receiver: Receiver) -> None:
+        """Give ``receiver`` what was held, from the next turn on."""
+        self.receiver = receiver
+        self._loop.call_soon(self._release)
+
+    def _release(self) -> None:
+        # Whatever comes up from in here calls down at will, but nothing else comes up
+        # meanwhile: the flow below has its own turns.
+        held, self._held = self._held or [], None
+        try:
+            for name, arguments in held:
+                self._up(name, *arguments)
+        except Exception as error:  # noqa: BLE001  # entry of the push: what escapes ends this flow only
+            self._error = receiver_failed(error)
+            self.abort()
+            return
+        if not self._paused:
+            self.lower.resume()
+
+    def send(self, data: Data, record: SendRecord | None, end_of_message: bool, /) -> bool | None:
+        """Gather; what asks for something special is encrypted by itself."""
+        out = self._out
+        if out is None:
+            raise SendError("nothing can be sent any more", reason=Reason.CONNECTION_CLOSED)
+        self._answered = self._peer_finished
+        if record is not None:
+            return self._send_marked(data, record, end_of_message)
+        if isinstance(data, bytes):
+            out.append(data)
+        else:
+            out.extend(data)
+        return None
+
+    def _send_marked(self, data: Data, record: SendRecord, end_of_message: bool) -> bool | None:
+        """Send what the flow below is to treat as ``record`` says.
+
+        Raises:
+            SendError: It cannot. A record that was encrypted cannot be taken back, so
+                that the flow is aborted then, unless it was known before.
+        """
+        whole = data if isinstance(data, bytes) else b"".join(data)
+        if record.properties.get("noSegmentation"):
+            limit = self.read("singularTransmissionMsgMaxLen")
+            if limit is not None and len(whole) > limit:
+                raise SendError(
+                    f"{len(whole)} bytes do not fit into a segment of {limit}, which TLS "
+                    "leaves of it",
+                    reason=Reason.MESSAGE_TOO_LARGE,
+                )
+        self.flush()
+        try:
+            return self.lower.send(self._encrypted(whole), record, end_of_message)
+        except SendError:
+            self.abort()
+            raise
+
+    def write_through(self, data: Data, /) -> None:
+        """Encrypt at once what need not wait for anything gathered."""
+        if self._out == _NOTHING and type(data) is bytes and 0 < len(data) <= RECORD:
+            self._answered = self._peer_finished
+            self._tls.write(data)
+            self.lower.write_through(self._outgoing.read())
+        else:
+            super().write_through(data)
+
+    def flush(self) -> None:
+        """Encrypt everything gathered, in as few records as can be."""
+        out = self._out
+        if out:
+            data = out[0] if len(out) == 1 else b"".join(out)
+            out.clear()
+            with contextlib.suppress(SendError):  # it broke; closed is on its way
+                if len(data) <= _AT_ONCE:
+                    self.lower.send(self._encrypted(data), None, False)
+                else:
+                    view = memoryview(data)
+                    for at in range(0, len(data), _AT_ONCE):
+                        sealed = self._encrypted(view[at : at + _AT_ONCE])
+                        self.lower.send(sealed, None, False)
+        self.lower.flush()
+
+    def _encrypted(self, data: bytes | memoryview) -> bytes:
+        write = self._tls.write
+        if len(data) <= RECORD:
+            if data:
+                write(data)
+        else:
+            view = memoryview(data)
+            for at in range(0, len(view), RECORD):
+                write(view[at : at + RECORD])
+        return self._outgoing.read()
+
+    def pause(self) -> None:
+        """Pass down."""
+        self._paused = True
+        self.lower.pause()
+
+    def resume(self) -> None:
+        """Pass down, once what was held is up."""
+        self._paused = False
+        if self._held is None:
+            self.lower.resume()
+
+    def finish(self) -> None:
+        """Say close_notify after everything that was sent, then finish below."""
+        if self._out is not None:
+            self._say_goodbye()
+            self.lower.finish()
+
+    def close(self) -> None:
+        """Say close_notify after everything that was sent, then close below."""
+        if self._ending:
+            return
+        self._ending = True
+        if self._out is not None:
+            self._say_goodbye()
+        self.lower.close()
+
+    def abort(self) -> None:
+        """Drop what was gathered, say nothing, abort below."""
+        self._ending = self._silent = True
+        self._out = None
+        self.lower.abort()
+
+    def _say_goodbye(self) -> None:
+        self.flush()
+        self._out = None
+        # WantRead: the peer has not said it yet, which is not waited for.
+        with contextlib.suppress(ssl.SSLError):
+            self._tls.unwrap()
+        self._say()
+        self._silent = True
+
+    def _say(self) -> None:
+        """Let go down what OpenSSL itself has to say: handshake, alerts, new keys."""
+        sealed = self._outgoing.read()
+        if sealed and not self._silent:
+            with contextlib.suppress(SendError):  # it broke; closed is on its way
+                self.lower.send(sealed, None, False)
+                self.lower.flush()
+
+    # -- down: what can be read
+
+    def read(self, property: str, /) -> Any:  # noqa: A002  # RFC 9622's word
+        """As the flow below, less what records add."""
+        value = self.lower.read(property)
+        if property == "singularTransmissionMsgMaxLen" and value is not None:
+            wide = self._tls.version() != "TLSv1.3"
+            return max(0, min(value - (_OVERHEAD_OF_1_2 if wide else _OVERHEAD), RECORD))
+        if property == "_taps.undelivered" and value is not None and self._out:
+            return value + sum(map(len, self._out))
+        return value
+
+    def find(self, wanted: type[T], /) -> T | None:
+        """The flow itself, :class:`TLSInfo`, or what the layers below offer."""
+        if wanted is TLSInfo:
+            return cast("T", self._info())
+        return super().find(wanted)
+
+    def _info(self) -> TLSInfo:
+        cipher = self._tls.cipher()
+        chain = _chain(self._tls, verified=False)
+        # A session that is resumed remembers the peer's own certificate.
+        leaf = None if chain else self._tls.getpeercert(True)
+        return TLSInfo(
+            version=self._tls.version() or "",
+            cipher="" if cipher is None else cipher[0],
+            alpn=self._tls.selected_alpn_protocol(),
+            resumed=bool(self._tls.session_reused),
+            verified=self._verifies,
+            chain=chain if leaf is None else (leaf,),
+        )
+
+    # -- up
+
+    def _up(self, name: str, *arguments: Any) -> None:
+        if self._held is not None:
+            self._held.append((name, arguments))
+        elif not self._ending or name in ("outcome", "closed"):
+            getattr(self.receiver, name)(*arguments)
+
+    def received(self, parts: Sequence[PartTuple]) -> None:
+        """Take it for the handshake, or decrypt and pass up."""
+        incoming = self._incoming
+        for data, _, _ in parts:
+            incoming.write(data)
+        if self._shaken:
+            self._decrypt()
+        else:
+            self._wake()
+
+    def _decrypt(self) -> None:
+        """Pass up all that is there in whole records."""
+        if self._deaf:
+            self._incoming.read()  # of no interest, or not to be trusted
+            return
+        incoming, read = self._incoming, self._tls.read
+        opened: list[bytes] = []
+        broken: ssl.SSLError | None = None
+        finished = False
+        try:
+            while incoming.pending:
+                data = read(RECORD)
+                if not data:
+                    finished = True
+                    break
+                opened.append(data)
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLZeroReturnError:  # close_notify, after ours
+            finished = True
+        except ssl.SSLError as error:
+            broken = error
+        if self._outgoing.pending:
+            self._say()
+        if self._looks:
+            self._look_for_session()
+        if opened:
+            data = opened[0] if len(opened) == 1 else b"".join(opened)
+            if self._held is None and not self._ending:
+                self.receiver.received(((data, None, False),))
+            else:
+                self._up("received", ((data, None, False),))
+        if finished:
+            self._peer_finished = self._deaf = True
+            self._up("finished")
+        elif broken is not None:
+            self._break(receiving_broken(broken, self._peer))
+
+    def _break(self, failure: ReceiveError) -> None:
+        """TLS cannot go on, in either direction."""
+        self._error = connection_broken(failure)
+        self._deaf = True
+        self._out = None
+        self._silent = True
+        self._up("failed", failure, True)
+        self.lower.close()  # the alert is to arrive
+
+    def _look_for_session(self) -> None:
+        """Keep what the server has issued; with TLS 1.3 that comes after the handshake."""
+        self._looks -= 1
+        session = self._tls.session
+        sessions = self._settings.sessions
+        if session is not None and session.has_ticket and sessions is not None:
+            self._looks = 0
+            sessions.keep(self._name or "", session)
+
+    def finished(self) -> None:
+        """Pass up nothing: only the peer itself can say that it has finished."""
+        if not self._shaken:
+            self._ended = self._ended or (None,)
+            self._wake()
+        else:
+            self._cut_off()
+
+    def _cut_off(self) -> None:
+        if not self._deaf:
+            self._deaf = True
+            self._up("failed", truncated(self._peer), True)
+
+    def writable(self, writable: bool, /) -> None:
+        """Pass up."""
+        self._up("writable", writable)
+
+    def outcome(self, record: SendRecord, error: SendError | None) -> None:
+        """Pass up."""
+        self._up("outcome", record, error)
+
+    def notified(self, event: Event) -> None:
+        """Pass up."""
+        self._up("notified", event)
+
+    def failed(self, error: ReceiveError, fatal: bool) -> None:
+        """Pass up."""
+        self._up("failed", error, fatal)
+
+    def closed(self, error: Exception | None) -> None:
+        """Pass up; that a peer which has ended does not read our end is no error."""
+        self._silent = True
+        if not self._shaken:
+            self._ended = (error,)
+            self._wake()
+            return
+        if error is None and not self._ending:
+            self._cut_off()
+        if self._peer_finished and self._ending and not self._answered:
+            error = None
+        self._out = None
+        self._up("closed", self._error or error)
+
+
+def _chain(tls: ssl.SSLObject, *, verified: bool) -> tuple[bytes, ...]:
+    """The peer's certificates in DER, its own first: as it showed them, or as verified.
+
+    At any time of the handshake. Empty if there are none. ``SSLObject`` tells them from
+    Python 3.13 on; before, only what is behind it does.
+    """
+    name = "get_verified_chain" if verified else "get_unverified_chain"
+    if hasattr(tls, name):
+        return tuple(getattr(tls, name)())
+    found = getattr(tls._sslobj, name)()  # type: ignore[attr-defined]  # noqa: SLF001  # see above
+    return tuple(each.public_bytes(_DER) for each in found or ())

@@ -1,0 +1,165 @@
+"""TLS 1.2 and 1.3 as a security layer over any reliable, ordered stream of bytes.
+
+Importing this module loads neither ``ssl`` nor a certificate: that is left to the
+first Connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import importlib.util
+from typing import TYPE_CHECKING, Any, Final
+
+from taps_core.plugin import (
+    AVAILABLE,
+    Availability,
+    DataUnit,
+    EstablishmentError,
+    LayerCapabilities,
+    Protection,
+    Reason,
+    SecurityLayer,
+    Support,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from taps_core.plugin import (
+        AcceptRequest,
+        Connector,
+        ConnectRequest,
+        Door,
+        Flow,
+        SecurityParameters,
+    )
+    from taps_tls.contexts import Contexts
+
+__all__ = ["TLS"]
+
+_NO_EARLY_DATA: Final = "TLS 1.3 could, but Python's ssl offers no early data"
+
+
+class TLS(SecurityLayer):
+    """Security layer ``tls``."""
+
+    name = "tls"
+    capabilities = LayerCapabilities(
+        over=frozenset({DataUnit.BYTE_STREAM}),
+        needs=frozenset({"reliability", "preserveOrder"}),
+        changes={"zeroRttMsg": Support.NEVER},
+        effects={"earlyData": Support.NEVER},
+        notes={"zeroRttMsg": _NO_EARLY_DATA, "earlyData": _NO_EARLY_DATA},
+        protection=Protection(protocols=("TLSv1.3", "TLSv1.2")),
+    )
+
+    def __init__(self) -> None:
+        self._made: Contexts | None = None
+
+    def availability(self) -> Availability:
+        """Not where Python was built without OpenSSL."""
+        if importlib.util.find_spec("_ssl") is not None:
+            return AVAILABLE
+        return Availability(
+            available=False,
+            reason="this Python was built without OpenSSL",
+            remedy="use a Python that has the module ssl",
+        )
+
+    async def connect(self, lower: Connector, request: ConnectRequest) -> Flow:
+        """Connect ``lower``, shake hands as a client, and verify who is there.
+
+        Raises:
+            EstablishmentError: INVALID_CONFIGURATION: parameters that are wrong, or that
+                cannot be honoured; nothing was sent. ESTABLISHMENT_FAILED: the handshake
+                failed; ``detail`` says why.
+            OSError: As the layer below.
+        """
+        from taps_core.plugin import SecurityMode
+        from taps_tls.flow import TLSFlow
+
+        if request.role == "rendezvous":
+            raise EstablishmentError(
+                "TLS: in a Rendezvous nobody is the server",
+                reason=Reason.INVALID_CONFIGURATION,
+                detail="rendezvous",
+            )
+        security = request.security
+        name = request.server_name or request.remote.ip_address
+        if name is None and security.mode is not SecurityMode.OPPORTUNISTIC:
+            raise EstablishmentError(
+                "TLS: there is no name to verify: give the Remote Endpoint a hostname",
+                reason=Reason.INVALID_CONFIGURATION,
+                detail="no-name",
+            )
+        contexts = self._contexts
+        settings = contexts.known(security, server=False)
+        if settings is None:
+            if security.trusted_certificates or security.context is not None:
+                settings = contexts.of(security, server=False)
+            else:
+                # Reading the system's store takes as long as many round trips.
+                settings = await asyncio.get_running_loop().run_in_executor(
+                    None, lambda: contexts.of(security, server=False)
+                )
+        # Early data would leave as plaintext below.
+        below = await lower.connect(dataclasses.replace(request, early=None))
+        try:
+            flow = TLSFlow(
+                below,
+                settings,
+                security,
+                server=False,
+                peer=str(request.remote),
+                # A zone is of this machine, and a final dot of the DNS.
+                name=None if name is None else name.partition("%")[0].rstrip("."),
+                resumes=not request.properties.get("isolateSession", False),
+            )
+        except BaseException:
+            below.abort()
+            raise
+        await flow.shake()
+        return flow
+
+    async def accept(self, lower: Flow, request: AcceptRequest) -> Flow:
+        """Shake hands as a server.
+
+        Raises:
+            EstablishmentError: As :meth:`connect`.
+        """
+        from taps_tls.flow import TLSFlow
+
+        try:
+            settings = self._contexts.of(request.security, server=True)
+            remote = lower.remote_endpoint
+            peer = "the peer" if remote is None else str(remote)
+            flow = TLSFlow(lower, settings, request.security, server=True, peer=peer)
+        except BaseException:
+            lower.abort()
+            raise
+        await flow.shake()
+        return flow
+
+    def door(self, properties: Mapping[str, Any], security: SecurityParameters) -> Door | None:
+        """None, as streams have no datagrams to judge; but a Listener learns what is wrong.
+
+        Raises:
+            EstablishmentError: INVALID_CONFIGURATION: as :meth:`accept` would.
+        """
+        self._contexts.of(security, server=True)
+        return None
+
+    def acquainted(self) -> tuple[SecurityParameters, SecurityParameters]:
+        """A certificate for loopback addresses, good for a day, and who trusts it."""
+        from taps_tls.certificates import throwaway
+
+        return throwaway()
+
+    @property
+    def _contexts(self) -> Contexts:
+        if self._made is None:
+            from taps_tls.contexts import Contexts
+
+            self._made = Contexts()
+        return self._made
