@@ -35,10 +35,17 @@ def test_several_pages_come_over_one_connection(nginx: int, http: ModuleType) ->
 
 
 def test_https_without_a_security_plugin_says_so_and_sends_nothing(
-    nginx: int, run_example: Callable[..., str]
+    nginx: int, run_example: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("TAPS_PLUGINS_BLOCK", "tls")
     printed = run_example("http_get.py", f"https://127.0.0.1:{nginx}/", status=1)
     assert "taps-tls" in printed
+    assert "Traceback" not in printed
+
+
+def test_https_where_there_is_none_says_so(nginx: int, run_example: Callable[..., str]) -> None:
+    printed = run_example("http_get.py", f"https://127.0.0.1:{nginx}/", status=1)
+    assert "does not speak TLS" in printed
     assert "Traceback" not in printed
 
 

@@ -50,7 +50,12 @@ class TLS(SecurityLayer):
         needs=frozenset({"reliability", "preserveOrder"}),
         changes={"zeroRttMsg": Support.NEVER},
         effects={"earlyData": Support.NEVER},
-        notes={"zeroRttMsg": _NO_EARLY_DATA, "earlyData": _NO_EARLY_DATA},
+        notes={
+            "zeroRttMsg": _NO_EARLY_DATA,
+            "earlyData": _NO_EARLY_DATA,
+            "final": "close_notify, then the end of the stream below",
+            "receivedFinal": "the peer's close_notify; without it the end is an error",
+        },
         protection=Protection(protocols=("TLSv1.3", "TLSv1.2")),
     )
 
