@@ -19,7 +19,7 @@ from taps_core.planning.selection import Selector
 from taps_core.planning.stacks import EVERYWHERE, Installed
 from taps_core.plugin import Direction, Multipath, Preference, Support
 from tests.effects.behaviours import BEHAVIOURS, ELSEWHERE
-from tests.effects.lines import LINES, TRANSPORTS, Line
+from tests.effects.lines import LINES, REGISTRY, TRANSPORTS, Line
 
 if TYPE_CHECKING:
     from taps_core.plugin import Property
@@ -76,12 +76,19 @@ def test_nothing_is_missing() -> None:
 
 @pytest.mark.requirement("R-9623-3.1-01", "R-9623-10-01")
 def test_each_protocol_has_its_mapping_and_its_features() -> None:
-    for transport in TRANSPORTS:
-        plugin = type(transport).__module__.partition(".")[0]
+    layers = [
+        layer
+        for layer in REGISTRY.security_layers.values()
+        if type(layer).__module__.startswith("taps_")
+    ]
+    assert "tls" in [layer.name for layer in layers]
+    for protocol in (*TRANSPORTS, *layers):
+        plugin = type(protocol).__module__.partition(".")[0]
         readme = (ROOT / "plugins" / plugin.removeprefix("taps_") / "README.md").read_text()
         (mapping,) = [part for part in readme.split("\n## ") if part.startswith("Mapping")]
         for call in CALLS:
             assert f"| {call} |" in mapping, (plugin, call)
+    for transport in TRANSPORTS:
         features = {row.name for row in PROPERTIES.values() if row.kind is Kind.SELECTION}
         assert set(transport.capabilities.support) == features - set(EVERYWHERE)
 
