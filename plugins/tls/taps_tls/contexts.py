@@ -105,6 +105,9 @@ class Contexts:
 
 def _key(security: SecurityParameters, server: bool) -> Hashable:
     explicit = security.explicit
+    context = explicit.get("context")
+    if context is not None and not isinstance(context, ssl.SSLContext):
+        raise unusable(f"context: an ssl.SSLContext expected, not {type(context).__name__}")
     stamps = tuple(map(_stamp, _files(security))) if explicit else ()
     judged = security.trust_verification_callback is not None
     return (server, security.mode, judged, frozenset(explicit.items()), stamps)
@@ -234,9 +237,6 @@ def _fold(protocol: str) -> str:
 
 def _given(security: SecurityParameters) -> ssl.SSLContext:
     """The application's own context."""
-    context = security.context
-    if not isinstance(context, ssl.SSLContext):
-        raise unusable(f"context: an ssl.SSLContext expected, not {type(context).__name__}")
     strays = security.explicit.keys() - _BESIDE_A_CONTEXT
     if strays:
         raise unusable(
@@ -244,6 +244,7 @@ def _given(security: SecurityParameters) -> ssl.SSLContext:
             "unsupported-parameter",
         )
     _refuse_what_is_missing(security)
+    context: ssl.SSLContext = security.context
     return context
 
 

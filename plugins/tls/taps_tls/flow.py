@@ -179,7 +179,7 @@ class TLSFlow(LayerFlow):
         self._decrypt()  # what came with the end of the handshake
 
     async def _shake(self) -> None:
-        judged = self._server and not self._security.trust_verification_callback
+        judged = self._security.trust_verification_callback is None and not self._settings.pins
         while True:
             try:
                 self._tls.do_handshake()
@@ -226,7 +226,7 @@ class TLSFlow(LayerFlow):
             EstablishmentError: The peer is not welcome.
         """
         pins = self._settings.pins
-        if pins and not self._server:
+        if pins:
             shown = {*_chain(self._tls, verified=True), *_chain(self._tls, verified=False)}
             if not any(pin <= shown for pin in pins):
                 raise refused("wrong-pin", f"{self._peer} showed none of the pinned certificates")

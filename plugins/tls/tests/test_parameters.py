@@ -136,7 +136,7 @@ def impossible() -> list[Any]:
         pytest.param(challenge, "SSL_CTX_set_cert_cb", id="challenge"),
         pytest.param(setting("ciphersuite", "NO-SUCH-SUITE"), "NO-SUCH-SUITE", id="suite"),
         pytest.param(setting("supportedGroup", "no-such"), "no-such", id="group"),
-        pytest.param(setting("context", "no context"), "SSLContext expected", id="context"),
+        pytest.param(setting("context", {"no": "context"}), "SSLContext expected", id="context"),
     ]
 
 

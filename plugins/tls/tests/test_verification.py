@@ -261,3 +261,28 @@ def test_opportunistic_security_encrypts_without_looking(run: Run, authority: Au
             assert not info.verified
 
     run(main)
+
+
+def test_establishment_can_be_cancelled_while_the_trust_callback_thinks(
+    run: Run, authority: Authority
+) -> None:
+    async def main() -> None:
+        asked = asyncio.Event()
+
+        async def thinks(_: Peer) -> None:
+            asked.set()
+            await asyncio.Event().wait()
+
+        client = authority.client().set_trust_verification_callback(thinks)
+
+        async def call() -> None:
+            async with pair(authority.server(), client):
+                pass
+
+        calling_up = asyncio.ensure_future(call())
+        await asked.wait()
+        calling_up.cancel()
+        await asyncio.wait([calling_up])
+        assert calling_up.cancelled()
+
+    run(main)
