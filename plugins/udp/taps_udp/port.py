@@ -279,9 +279,21 @@ class Port(ABC):
         alone = self._alone
         most = MOST_READS if alone < _ALONE or alone % _ALONE == 0 else 1
         read = self._read
+        failed = False
+        if most == 1 and not self._annotated:
+            try:
+                datagram = read()
+            except BlockingIOError:
+                most = 0
+            except OSError as error:
+                failed = True
+                self._report(error)
+            else:
+                self._alone = alone + 1
+                self.deliver_bare([datagram])
+                return
         got: list[Any] = []
         size = 0
-        failed = False
         while most and size < MOST_BYTES:
             most -= 1
             try:

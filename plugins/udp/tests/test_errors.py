@@ -63,6 +63,28 @@ def test_the_send_that_is_told_of_an_earlier_error_is_tried_again(udp):
 
 
 @pytest.mark.linux
+def test_errors_behind_lone_datagrams_are_told_once_each(udp):
+    async def main():
+        peer = udp.peer()
+        place = peer.getsockname()
+        end = await udp.connect(peer)
+        end.send(b"hello")
+        _, there = await udp.recv(peer)
+        for number in range(40):
+            end.recorder.forget()
+            peer.sendto(b"%d" % number, there)
+            await end.recorder.until(lambda: end.recorder.named("received"))
+            if number % 3 == 2:
+                peer.close()
+                end.send(b"anybody there?")
+                await end.recorder.until(lambda: end.recorder.named("notified"))
+                peer = udp.peer(port=place[1])
+            assert len(end.recorder.named("notified")) == (number % 3 == 2)
+
+    udp.run(main)
+
+
+@pytest.mark.linux
 def test_those_who_do_not_want_to_know_are_not_told(udp):
     async def main():
         place = closed_port(udp)
