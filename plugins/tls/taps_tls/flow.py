@@ -247,6 +247,7 @@ class TLSFlow(LayerFlow):
                 verdict = await verdict
                 self.lower.resume()
         except Exception as error:
+            # It may raise anything, and whatever that is, the peer was not approved.
             failure = refused(
                 "trust-callback", f"the trust verification callback failed: {error!r}"
             )
