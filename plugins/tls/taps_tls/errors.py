@@ -155,7 +155,7 @@ def connection_broken(failure: ReceiveError) -> ConnectionError:
 
 
 def _explained(error: ssl.SSLError, peer: str) -> tuple[str, str]:
-    reason = error.reason or ""
+    reason = error.reason or _reason_in_words(error)
     found = _REASONS.get(reason)
     if found is None:
         # TLSV1_ALERT_INTERNAL_ERROR → «internal error».
@@ -165,6 +165,15 @@ def _explained(error: ssl.SSLError, peer: str) -> tuple[str, str]:
         return "alert" if "ALERT_" in reason else "protocol-error", f"{said}: {plain}"
     detail, sentence = found
     return detail, sentence.format(peer=peer)
+
+
+def _reason_in_words(error: ssl.SSLError) -> str:
+    """For reasons that this Python's ``ssl`` has no name for, as it is older than OpenSSL.
+
+    «[SSL] tlsv1 alert no application protocol (_ssl.c:1006)» → TLSV1_ALERT_NO_….
+    """
+    words = str(error.args[-1]).partition("] ")[2].rpartition(" (")[0]
+    return words.upper().replace(" ", "_")
 
 
 def _verdict(
