@@ -155,7 +155,8 @@ class TLSFlow(LayerFlow):
         self._ending = False
         self._peer_finished = False  # by close_notify
         self._deaf = False  # nothing more comes up
-        self._answered = False  # something was sent after the peer's end
+        #: Whether something was sent after the peer's end; None: nothing was sent at all.
+        self._answered: bool | None = None
         #: What ``closed`` will say, where TLS itself broke.
         self._error: Exception | None = None
 
@@ -538,7 +539,7 @@ class TLSFlow(LayerFlow):
         self._up("failed", error, fatal)
 
     def closed(self, error: Exception | None) -> None:
-        """Pass up; that a peer which has ended does not read our end is no error."""
+        """Pass up, unless it is a reset that lost nothing."""
         self._silent = True
         if not self._shaken:
             self._ended = (error,)
@@ -546,10 +547,20 @@ class TLSFlow(LayerFlow):
             return
         if error is None and not self._ending:
             self._cut_off()
-        if self._peer_finished and self._ending and not self._answered:
+        if self._lost_nothing and getattr(error, "reason", None) is Reason.CONNECTION_ABORTED:
             error = None
         self._out = None
         self._up("closed", self._error or error)
+
+    @property
+    def _lost_nothing(self) -> bool:
+        """Whether what the peer has not read is of TLS alone: tickets, or our close_notify.
+
+        A peer that hangs up before it has read a server's tickets resets the connection.
+        """
+        if self._answered is None:
+            return self._peer_finished or self._ending
+        return self._peer_finished and self._ending and not self._answered
 
 
 def _chain(tls: ssl.SSLObject, *, verified: bool) -> tuple[bytes, ...]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
+import ssl
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -98,6 +101,46 @@ def test_a_record_that_was_changed_ends_the_connection(run: Run, authority: Auth
             # The peer is told, and both are over.
             with pytest.raises((taps.ReceiveError, taps.ConnectionError)):
                 await client.receive()
+
+    run(main)
+
+
+def hasty(port: int, authority: Authority) -> None:
+    """A client that says something and its end, and hangs up before it has read any ticket."""
+    context = ssl.create_default_context(cadata=authority.pem.decode())
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context.wrap_bio(incoming, outgoing, server_hostname="localhost")
+    with socket.create_connection(("127.0.0.1", port)) as sock:
+        while True:
+            try:
+                tls.do_handshake()
+            except ssl.SSLWantReadError:
+                sock.sendall(outgoing.read())
+                incoming.write(sock.recv(65536))
+            else:
+                break
+        tls.write(b"last words\n")
+        with contextlib.suppress(ssl.SSLWantReadError):
+            tls.unwrap()
+        sock.sendall(outgoing.read())
+        sock.recv(1, socket.MSG_PEEK)  # the tickets are there
+
+
+def test_a_peer_that_hangs_up_on_our_tickets_has_ended_in_order(
+    run: Run, authority: Authority
+) -> None:
+    async def main() -> None:
+        here = taps.Preconnection(
+            local="127.0.0.1:0", security=authority.server(), framers="line", system=taps.System()
+        )
+        async with here.listen() as listener:
+            port = listener.local_endpoints[0].port
+            assert port is not None
+            await asyncio.to_thread(hasty, port, authority)
+            server = await listener.accept()
+            assert [message.data async for message in server] == [b"last words"]
+            await server.close()
+            assert server.state is taps.ConnectionState.CLOSED
 
     run(main)
 
