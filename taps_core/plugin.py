@@ -85,7 +85,13 @@ from taps_core.model.properties import (
     Scheduler,
     ValueType,
 )
-from taps_core.model.security import Certificate, SecurityMode, SecurityParameters
+from taps_core.model.security import (
+    Certificate,
+    HasPrivateBytes,
+    HasPublicBytes,
+    SecurityMode,
+    SecurityParameters,
+)
 from taps_core.runtime.hookspecs import hookimpl
 from taps_core.runtime.ip_sockets import (
     SocketAddress,
@@ -137,6 +143,8 @@ __all__ = [
     "Framer",
     "FramerControl",
     "FramerDefinition",
+    "HasPrivateBytes",
+    "HasPublicBytes",
     "Kind",
     "LayerCapabilities",
     "LayerFlow",

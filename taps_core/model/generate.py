@@ -39,7 +39,7 @@ from taps_core.model.property import (
     Preference,
     Scheduler,
 )
-from taps_core.model.security import Certificate
+from taps_core.model.security import Certificate, HasPublicBytes
 
 __all__ = [
     "ConnectionKeywords",
@@ -57,7 +57,8 @@ _ALIASES = (
     "    | Sequence[tuple[PreferenceValue, str]]\n"
     "    | AbstractSet[tuple[PreferenceValue, str]]\n"
     ")\n"
-    "Chain: TypeAlias = str | os.PathLike[str] | bytes | Certificate\n"
+    "Objects: TypeAlias = HasPublicBytes | Sequence[HasPublicBytes]\n"
+    "Chain: TypeAlias = str | os.PathLike[str] | bytes | Objects | Certificate\n"
 )
 
 _SECURITY_TYPES = {

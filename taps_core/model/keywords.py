@@ -15,7 +15,7 @@ from taps_core.model.property import (
     Preference,
     Scheduler,
 )
-from taps_core.model.security import Certificate
+from taps_core.model.security import Certificate, HasPublicBytes
 
 __all__ = [
     "ConnectionKeywords",
@@ -90,7 +90,8 @@ Preferences: TypeAlias = (
     | Sequence[tuple[PreferenceValue, str]]
     | AbstractSet[tuple[PreferenceValue, str]]
 )
-Chain: TypeAlias = str | os.PathLike[str] | bytes | Certificate
+Objects: TypeAlias = HasPublicBytes | Sequence[HasPublicBytes]
+Chain: TypeAlias = str | os.PathLike[str] | bytes | Objects | Certificate
 
 
 class MessageKeywords(TypedDict, total=False):

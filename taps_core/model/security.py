@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar, overload
 
 from taps_core.model.errors import PropertyError
 from taps_core.model.properties import nearest
@@ -22,12 +22,18 @@ if TYPE_CHECKING:
 
     #: A PEM file (as a path), or PEM or DER content (as bytes).
     Pem: TypeAlias = str | os.PathLike[str] | bytes
+    #: Certificates of the package cryptography, whatever has their ``public_bytes``.
+    Object: TypeAlias = "HasPublicBytes | Iterable[HasPublicBytes]"
+    #: A chain as it is kept: a path, content, or objects of cryptography.
+    Chain: TypeAlias = "str | bytes | tuple[HasPublicBytes, ...]"
 
 T = TypeVar("T")
 
 __all__ = [
     "SECURITY_PARAMETERS",
     "Certificate",
+    "HasPrivateBytes",
+    "HasPublicBytes",
     "SecurityMode",
     "SecurityParameters",
     "snake_case",
@@ -47,35 +53,53 @@ class SecurityMode(Enum):
     """No security is added."""
 
 
+class HasPublicBytes(Protocol):
+    """A certificate, as the package cryptography has them (``x509.Certificate``)."""
+
+    def public_bytes(self, encoding: Any) -> bytes:
+        """The certificate in an encoding of cryptography."""
+
+
+class HasPrivateBytes(Protocol):
+    """A private key, as the package cryptography has them."""
+
+    def private_bytes(self, encoding: Any, format: Any, encryption_algorithm: Any) -> bytes:  # noqa: A002  # cryptography's word
+        """The key in an encoding of cryptography."""
+
+
 class Certificate:
     """A local identity: certificate chain and private key.
 
     Args:
-        chain: PEM file, or content as bytes: the leaf first.
-        key: PEM file, or content as bytes; ``None`` if it is in the chain's
-            file, or held by an identity challenge callback.
+        chain: PEM file, content as bytes, or ``x509.Certificate`` objects of the package
+            cryptography: the leaf first.
+        key: PEM file, content as bytes, or a private key of cryptography; ``None`` if it
+            is in the chain's file, or held by an identity challenge callback.
         password: Decrypts the key.
     """
 
     __slots__ = ("_chain", "_key", "_password")
 
     def __init__(
-        self, chain: Pem, key: Pem | None = None, password: str | bytes | None = None
+        self,
+        chain: Pem | Object,
+        key: Pem | HasPrivateBytes | None = None,
+        password: str | bytes | None = None,
     ) -> None:
-        self._chain = _pem("chain", chain)
-        self._key = None if key is None else _pem("key", key)
+        self._chain = _chain("chain", chain)
+        self._key = None if key is None else _key(key)
         if password is not None and not isinstance(password, (str, bytes)):
             raise PropertyError("password: a string or bytes expected")
         self._password = password
 
     @property
-    def chain(self) -> str | bytes:
-        """Path of a PEM file, or content."""
+    def chain(self) -> Chain:
+        """Path of a PEM file, content, or objects of cryptography."""
         return self._chain
 
     @property
-    def key(self) -> str | bytes | None:
-        """Path of a PEM file, or content."""
+    def key(self) -> str | bytes | HasPrivateBytes | None:
+        """Path of a PEM file, content, or an object of cryptography."""
         return self._key
 
     @property
@@ -97,17 +121,45 @@ class Certificate:
 
     def __repr__(self) -> str:
         # The key may be content, and even a path tells where to look for it.
-        chain = repr(self._chain) if isinstance(self._chain, str) else "<content>"
         hidden = "" if self._key is None else ", key=<hidden>"
-        return f"Certificate({chain}{hidden})"
+        return f"Certificate({_shown(self._chain)}{hidden})"
 
 
-def _pem(what: str, value: Any) -> str | bytes:
+def _pem(value: Any) -> str | bytes | None:
     if isinstance(value, (str, bytes)):
         return value
-    if isinstance(value, os.PathLike):
-        return os.fsdecode(value)
-    raise PropertyError(f"{what}: a path or bytes expected, not {type(value).__name__}")
+    return os.fsdecode(value) if isinstance(value, os.PathLike) else None
+
+
+def _chain(what: str, value: Any) -> Chain:
+    pem = _pem(value)
+    if pem is not None:
+        return pem
+    # By what they can do: the model must not import cryptography.
+    objects = tuple(value) if isinstance(value, Iterable) else (value,)
+    if objects and all(hasattr(each, "public_bytes") for each in objects):
+        return objects
+    raise PropertyError(
+        f"{what}: a path, bytes or x509.Certificate objects expected, not {type(value).__name__}"
+    )
+
+
+def _key(value: Any) -> str | bytes | HasPrivateBytes:
+    pem = _pem(value)
+    if pem is not None:
+        return pem
+    if hasattr(value, "private_bytes"):
+        made: HasPrivateBytes = value
+        return made
+    raise PropertyError(
+        f"key: a path, bytes or a private key object expected, not {type(value).__name__}"
+    )
+
+
+def _shown(chain: Chain) -> str:
+    if isinstance(chain, str):
+        return repr(chain)
+    return "<content>" if isinstance(chain, bytes) else "<objects>"
 
 
 # -- what each parameter takes: (name, values given to set) → stored value
@@ -139,9 +191,10 @@ def _identities(name: str, values: tuple[Any, ...]) -> tuple[Certificate, ...]:
     return listed
 
 
-def _chains(name: str, values: tuple[Any, ...]) -> tuple[str | bytes, ...]:
+def _chains(name: str, values: tuple[Any, ...]) -> tuple[Chain, ...]:
     return tuple(
-        each.chain if isinstance(each, Certificate) else _pem(name, each) for each in _flat(values)
+        each.chain if isinstance(each, Certificate) else _chain(name, each)
+        for each in _flat(values)
     )
 
 
@@ -349,7 +402,7 @@ class SecurityParameters:
     allowed_security_protocols = _Parameter[tuple[str, ...]]("allowedSecurityProtocols")
     server_certificate = _Parameter[tuple[Certificate, ...]]("serverCertificate")
     client_certificate = _Parameter[tuple[Certificate, ...]]("clientCertificate")
-    pinned_server_certificate = _Parameter[tuple[str | bytes, ...]]("pinnedServerCertificate")
+    pinned_server_certificate = _Parameter[tuple["Chain", ...]]("pinnedServerCertificate")
     alpn = _Parameter[tuple[str, ...]]("alpn")
     supported_group = _Parameter[tuple[str, ...]]("supportedGroup")
     ciphersuite = _Parameter[tuple[str, ...]]("ciphersuite")
@@ -357,7 +410,7 @@ class SecurityParameters:
     max_cached_sessions = _Parameter[int | None]("maxCachedSessions")
     cached_session_lifetime_seconds = _Parameter[int | None]("cachedSessionLifetimeSeconds")
     pre_shared_key = _Parameter[tuple[bytes, str | bytes] | None]("preSharedKey")
-    trusted_certificates = _Parameter[tuple[str | bytes, ...]]("trustedCertificates")
+    trusted_certificates = _Parameter[tuple["Chain", ...]]("trustedCertificates")
     context = _Parameter[Any]("context")
 
     @property
@@ -397,7 +450,7 @@ class SecurityParameters:
             if name == "preSharedKey" and value is not None:
                 shown = f"(<hidden>, {value[1]!r})"
             elif name in ("pinnedServerCertificate", "trustedCertificates"):
-                shown = repr(tuple(v if isinstance(v, str) else "<content>" for v in value))
+                shown = f"({', '.join(map(_shown, value))})"
             else:
                 shown = repr(value)
             listed.append(f"{snake_case(name)}={shown}")

@@ -87,6 +87,38 @@ def test_set_takes_several_values_and_can_be_chained():
     assert parameters.pre_shared_key == (b"k", "id")
 
 
+class Object:
+    """Does what objects of the package cryptography do; the model knows them by that alone."""
+
+    def public_bytes(self, encoding):
+        raise AssertionError("read by the security layer only")
+
+    private_bytes = public_bytes
+
+
+def test_certificates_and_keys_can_be_objects():
+    leaf, issuer, key = Object(), Object(), Object()
+    assert Certificate(leaf, key).chain == (leaf,)
+    assert Certificate([leaf, issuer], key).chain == (leaf, issuer)
+    assert Certificate(leaf, key).key is key
+    assert Certificate([leaf], key) == Certificate(leaf, key)
+    assert hash(Certificate([leaf], key)) == hash(Certificate(leaf, key))
+    parameters = SecurityParameters(
+        trusted_certificates=issuer, pinned_server_certificate=[leaf, Certificate(issuer)]
+    )
+    assert parameters.trusted_certificates == ((issuer,),)
+    assert parameters.pinned_server_certificate == ((leaf,), (issuer,))
+    assert "object at" not in repr(parameters) + repr(Certificate(leaf, key))
+
+
+@pytest.mark.parametrize(
+    ("chain", "key"), [(5, None), ([], None), ([object()], None), ("me.pem", 5), ("me.pem", [b"k"])]
+)
+def test_a_certificate_is_nothing_else(chain, key):
+    with pytest.raises(PropertyError, match="expected, not"):
+        Certificate(chain, key)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

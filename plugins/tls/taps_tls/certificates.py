@@ -14,7 +14,9 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from taps_core.plugin import Certificate, SecurityParameters
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
+
+    from taps_core.plugin import HasPrivateBytes, HasPublicBytes
 
 __all__ = [
     "day",
@@ -22,6 +24,7 @@ __all__ = [
     "expired",
     "issuer",
     "names",
+    "pem_certificates",
     "pem_key",
     "subject",
     "throwaway",
@@ -45,15 +48,28 @@ def ders(content: bytes) -> list[bytes]:
     return [each.public_bytes(serialization.Encoding.DER) for each in found]
 
 
-def pem_key(key: bytes, password: bytes | None) -> tuple[bytes, bytes | None]:
+def pem_certificates(chain: Iterable[HasPublicBytes]) -> bytes:
+    """Objects of cryptography as PEM.
+
+    Raises:
+        ValueError, TypeError, AttributeError: They are something else.
+    """
+    return b"".join(each.public_bytes(serialization.Encoding.PEM) for each in chain)
+
+
+def pem_key(key: bytes | HasPrivateBytes, password: bytes | None) -> tuple[bytes, bytes | None]:
     """A private key as PEM, and the password that it still needs.
 
     Raises:
-        ValueError, TypeError: It is no key, or the password is wrong or missing.
+        ValueError, TypeError, AttributeError: It is no key, or the password is wrong or missing.
     """
-    if key.lstrip().startswith(b"-----"):
+    loaded: HasPrivateBytes
+    if not isinstance(key, bytes):
+        loaded = key
+    elif key.lstrip().startswith(b"-----"):
         return key, password
-    loaded = serialization.load_der_private_key(key, password)
+    else:
+        loaded = serialization.load_der_private_key(key, password)
     plain = loaded.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,

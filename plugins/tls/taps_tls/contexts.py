@@ -14,7 +14,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Final
 
 from taps_core.plugin import EstablishmentError, SecurityMode
-from taps_tls.identity import chain_of, content, load_identity, unusable
+from taps_tls.identity import chain_of, content, load_identity, shown_as, unusable
 from taps_tls.sessions import Sessions
 
 if TYPE_CHECKING:
@@ -256,7 +256,6 @@ def _trust(context: ssl.SSLContext, security: SecurityParameters, purpose: ssl.P
     # What is trusted need not be a root: also a server's own certificate can be.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     for trusted in security.trusted_certificates:
-        shown = trusted if isinstance(trusted, str) else "given as content"
         try:
             if isinstance(trusted, str) and os.path.isdir(trusted):
                 context.load_verify_locations(capath=trusted)
@@ -265,7 +264,9 @@ def _trust(context: ssl.SSLContext, security: SecurityParameters, purpose: ssl.P
             is_pem = data.lstrip().startswith(b"-----")
             context.load_verify_locations(cadata=data.decode("ascii") if is_pem else data)
         except (ssl.SSLError, ValueError) as error:
-            raise unusable(f"the trusted certificate {shown} is neither PEM nor DER") from error
+            raise unusable(
+                f"the trusted certificate {shown_as(trusted)} is neither PEM nor DER"
+            ) from error
 
 
 def _ask_for(

@@ -12,10 +12,14 @@ from taps_core.plugin import EstablishmentError, Reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import TypeAlias
 
-    from taps_core.plugin import Certificate
+    from taps_core.plugin import Certificate, HasPublicBytes
 
-__all__ = ["chain_of", "content", "load_identity", "unusable"]
+    #: A path, content, or objects of cryptography.
+    Chain: TypeAlias = str | bytes | tuple[HasPublicBytes, ...]
+
+__all__ = ["chain_of", "content", "load_identity", "shown_as", "unusable"]
 
 
 def unusable(sentence: str, detail: str = "certificate-unusable") -> EstablishmentError:
@@ -30,7 +34,7 @@ def load_identity(context: ssl.SSLContext, certificate: Certificate) -> None:
         EstablishmentError: INVALID_CONFIGURATION: it cannot be read, or does not fit
             its key. What is in a key never is in the sentence.
     """
-    shown = certificate.chain if isinstance(certificate.chain, str) else "given as content"
+    shown = shown_as(certificate.chain)
 
     def no_password() -> NoReturn:
         # OpenSSL would ask on the terminal, and wait.
@@ -55,23 +59,37 @@ def load_identity(context: ssl.SSLContext, certificate: Certificate) -> None:
         raise unusable(f"the certificate {place} cannot be read: {error.strerror}") from error
 
 
-def content(pem: str | bytes) -> bytes:
-    """What is in a file of certificates, or the content itself.
+def shown_as(chain: Chain) -> str:
+    """What to call a chain in a sentence."""
+    if isinstance(chain, str):
+        return chain
+    return "given as content" if isinstance(chain, bytes) else "given as objects"
+
+
+def content(chain: Chain) -> bytes:
+    """What is in a file of certificates, the content itself, or objects as PEM.
 
     Raises:
         EstablishmentError: INVALID_CONFIGURATION: it cannot be read.
     """
-    if isinstance(pem, bytes):
-        return pem
+    if isinstance(chain, bytes):
+        return chain
+    if isinstance(chain, tuple):
+        from taps_tls.certificates import pem_certificates
+
+        try:
+            return pem_certificates(chain)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise unusable("the certificate given as objects is none of cryptography's") from error
     try:
-        with open(pem, "rb") as file:
+        with open(chain, "rb") as file:
             return file.read()
     except OSError as error:
-        raise unusable(f"the certificate {pem} cannot be read: {error.strerror}") from error
+        raise unusable(f"the certificate {chain} cannot be read: {error.strerror}") from error
 
 
-def chain_of(pem: str | bytes) -> list[bytes]:
-    """The certificates in a file or in content, in DER, the leaf first.
+def chain_of(chain: Chain) -> list[bytes]:
+    """The certificates in a file, in content or as objects, in DER, the leaf first.
 
     Raises:
         EstablishmentError: INVALID_CONFIGURATION: it cannot be read, or holds none.
@@ -79,10 +97,9 @@ def chain_of(pem: str | bytes) -> list[bytes]:
     from taps_tls.certificates import ders
 
     try:
-        return ders(content(pem))
+        return ders(content(chain))
     except ValueError as error:
-        shown = pem if isinstance(pem, str) else "given as content"
-        raise unusable(f"the certificate {shown} is neither PEM nor DER") from error
+        raise unusable(f"the certificate {shown_as(chain)} is neither PEM nor DER") from error
 
 
 @contextlib.contextmanager
@@ -92,19 +109,21 @@ def _as_files(
     """Paths of chain and key, and the password; content is in files for as long as that."""
     chain, key, password = certificate.chain, certificate.key, certificate.password
     with contextlib.ExitStack() as files:
-        if isinstance(chain, bytes):
-            if not chain.lstrip().startswith(b"-----"):
-                chain = "".join(map(ssl.DER_cert_to_PEM_cert, chain_of(chain))).encode()
-            chain = files.enter_context(_file(chain))
-        if isinstance(key, bytes):
+        if not isinstance(chain, str):
+            pem = content(chain)
+            if not pem.lstrip().startswith(b"-----"):
+                pem = "".join(map(ssl.DER_cert_to_PEM_cert, chain_of(chain))).encode()
+            chain = files.enter_context(_file(pem))
+        if not (key is None or isinstance(key, str)):
             from taps_tls.certificates import pem_key
 
             secret = password.encode() if isinstance(password, str) else password
             try:
-                key, password = pem_key(key, secret)
-            except (TypeError, ValueError) as error:
-                raise unusable("the key given as content cannot be read") from error
-            key = files.enter_context(_file(key))
+                pem, password = pem_key(key, secret)
+            except (TypeError, ValueError, AttributeError) as error:
+                given = "content" if isinstance(key, bytes) else "an object"
+                raise unusable(f"the key given as {given} cannot be read") from error
+            key = files.enter_context(_file(pem))
         yield chain, key, password
 
 

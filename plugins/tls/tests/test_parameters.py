@@ -240,6 +240,43 @@ def test_identities_can_be_files_content_or_encrypted(
     run(main)
 
 
+def test_identities_can_be_objects_of_cryptography(run: Run, authority: Authority) -> None:
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    mine = authority.identity("localhost")
+    assert isinstance(mine.chain, bytes)
+    assert isinstance(mine.key, bytes)
+    chain = x509.load_pem_x509_certificates(mine.chain)
+    key = load_pem_private_key(mine.key, None)
+    issuer = x509.load_pem_x509_certificate(authority.pem)
+
+    class Broken:
+        def public_bytes(self, encoding: Any) -> bytes:
+            raise TypeError("no certificate")
+
+        def private_bytes(self, *_: Any) -> bytes:
+            raise ValueError("no key")
+
+    async def main() -> None:
+        client = taps.SecurityParameters(
+            trusted_certificates=issuer, pinned_server_certificate=[[chain[0], issuer], chain[0]]
+        )
+        for certificates in (chain, chain[0]):
+            server = taps.SecurityParameters(server_certificate=taps.Certificate(certificates, key))
+            assert (await info_of(server, client)).verified
+        for bad, words in (
+            (taps.Certificate(Broken(), key), "none of cryptography's"),
+            (taps.Certificate(chain, Broken()), "given as an object cannot be read"),
+        ):
+            server = taps.SecurityParameters(server_certificate=bad)
+            error = await fails(server, client)
+            assert error.reason is taps.Reason.INVALID_CONFIGURATION
+            assert words in str(error)
+
+    run(main)
+
+
 def test_a_certificate_that_was_renewed_is_the_one_that_is_shown(
     run: Run, authority: Authority, tmp_path: pathlib.Path
 ) -> None:
