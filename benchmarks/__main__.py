@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from benchmarks import datagrams, local, memory
-from benchmarks.candidates import Ours
 from benchmarks.harness import LOOPS, SETTLED, Result, Worker, compare, one_core, peer
 from benchmarks.work import ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    from benchmarks.candidates import Peer
 
 #: Rows with processes of their own.
 APART: Final = {"datagrams": datagrams.datagrams, "memory": memory.idle}
@@ -26,7 +27,7 @@ LOCAL: Final = {"import": local.importing, "select": local.selecting}
 def network(
     rows: Sequence[str],
     loop: str,
-    port: int,
+    there: Peer,
     pairs: int,
     scale: float,
     environment: Mapping[str, str],
@@ -34,8 +35,9 @@ def network(
     """The rows that talk to the peer, on one loop."""
     with ExitStack() as stack:
         workers: dict[str, Worker] = {}
-        for name in (Ours.name, *{other: None for row in rows for other in ROWS[row].budgets}):
-            workers[name] = stack.enter_context(Worker(name, loop, port, environment))
+        wanted = [name for row in rows for name in (ROWS[row].ours, *ROWS[row].budgets)]
+        for name in dict.fromkeys(wanted):
+            workers[name] = stack.enter_context(Worker(name, loop, there, environment))
         for name in rows:
             row = ROWS[name]
             count = max(1, int(row.count * scale))
@@ -44,7 +46,7 @@ def network(
                     row.title,
                     other,
                     loop,
-                    partial(workers[Ours.name].run, name, count),
+                    partial(workers[row.ours].run, name, count),
                     partial(workers[other].run, name, count),
                     budget=row.budget(other, loop),
                     pairs=pairs,
@@ -61,9 +63,9 @@ def results(
     """Each figure as soon as it is there."""
     with_peer = [row for row in rows if row in ROWS]
     if with_peer:
-        with peer() as port:
+        with peer() as there:
             for loop in loops:
-                yield from network(with_peer, loop, port, pairs, scale, environment)
+                yield from network(with_peer, loop, there, pairs, scale, environment)
     for row in rows:
         if row in APART:
             yield from APART[row](pairs, loops, scale)

@@ -1,5 +1,8 @@
 """The same work in four ways: ours, asyncio streams, a hand-written Protocol, anyio.
 
+And in two ways over TLS: ours, once with sessions resumed and once without, and
+asyncio's own, which resumes none.
+
 Each candidate connects to the peer and sends and receives frames (a length of four
 bytes before each), or bare bytes. What it is made of is imported when it connects,
 so that a process holds one candidate only.
@@ -9,13 +12,49 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Self, cast
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    import ssl
+    from collections.abc import AsyncIterator, Sequence
 
-__all__ = ["CANDIDATES", "Anyio", "Candidate", "Handwritten", "Ours", "Streams"]
+__all__ = [
+    "CANDIDATES",
+    "Anyio",
+    "Candidate",
+    "Handwritten",
+    "Ours",
+    "Peer",
+    "SecureAnew",
+    "SecureOurs",
+    "SecureStreams",
+    "Streams",
+]
+
+
+class Peer(NamedTuple):
+    """Where the other side listens."""
+
+    port: int
+    secure_port: int
+    certificate: bytes
+    """What it shows there, in DER."""
+
+    @classmethod
+    def of(cls, words: Sequence[str]) -> Self:
+        """From words, as it says them."""
+        port, secure_port, certificate = words
+        return cls(int(port), int(secure_port), bytes.fromhex(certificate))
+
+    def told(self) -> list[str]:
+        """Those words."""
+        return [str(self.port), str(self.secure_port), self.certificate.hex()]
+
+
+#: What is asked for where there are no frames.
+_READ: Final = 256 * 1024
 
 
 class Candidate(ABC):
@@ -26,7 +65,7 @@ class Candidate(ABC):
     @classmethod
     @abstractmethod
     def connect(
-        cls, port: int, *, framed: bool = True
+        cls, there: Peer, *, framed: bool = True
     ) -> contextlib.AbstractAsyncContextManager[Candidate]:
         """A connection, closed at the end."""
 
@@ -74,16 +113,24 @@ class Ours(Candidate):
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def connect(cls, port: int, *, framed: bool = True) -> AsyncIterator[Candidate]:
+    async def connect(cls, there: Peer, *, framed: bool = True) -> AsyncIterator[Candidate]:
         import taps_core as taps
 
+        port, security = cls.reach(there)
         preconnection = taps.Preconnection(
             remote=f"127.0.0.1:{port}",
-            security=taps.SecurityParameters.disabled(),
+            security=security,
             framers="length-prefix" if framed else None,
         )
         async with preconnection.initiate() as connection:
             yield cls(connection)
+
+    @classmethod
+    def reach(cls, there: Peer) -> tuple[int, Any]:
+        """Port, and Security Parameters."""
+        import taps_core as taps
+
+        return there.port, taps.SecurityParameters.disabled()
 
     async def send(self, data: bytes) -> None:
         await self.connection.send(data)
@@ -125,13 +172,17 @@ class Streams(Candidate):
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def connect(cls, port: int, *, framed: bool = True) -> AsyncIterator[Candidate]:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    async def connect(cls, there: Peer, *, framed: bool = True) -> AsyncIterator[Candidate]:
+        reader, writer = await cls.open(there)
         try:
-            yield cls(reader, writer)
+            yield (cls if framed else BareStreams)(reader, writer)
         finally:
             writer.close()
             await writer.wait_closed()
+
+    @classmethod
+    async def open(cls, there: Peer) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection("127.0.0.1", there.port)
 
     async def send(self, data: bytes) -> None:
         self.writer.write(len(data).to_bytes(4) + data)
@@ -161,6 +212,29 @@ class Streams(Candidate):
             await reader.readexactly(int.from_bytes(await reader.readexactly(4)))
 
 
+class BareStreams(Streams):
+    """The same without frames."""
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def receive(self) -> bytes:
+        return await self.reader.read(_READ)
+
+    async def send_all(self, data: bytes, count: int) -> None:
+        writer = self.writer
+        for _ in range(count):
+            writer.write(data)
+            await writer.drain()
+        await self.receive()
+
+    async def receive_bytes(self, count: int) -> None:
+        reader = self.reader
+        while count > 0:
+            count -= len(await reader.read(_READ))
+
+
 class Handwritten(Candidate, asyncio.Protocol):
     """A Protocol with a queue and a future: what one writes when streams are too slow."""
 
@@ -178,10 +252,10 @@ class Handwritten(Candidate, asyncio.Protocol):
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def connect(cls, port: int, *, framed: bool = True) -> AsyncIterator[Candidate]:
+    async def connect(cls, there: Peer, *, framed: bool = True) -> AsyncIterator[Candidate]:
         loop = asyncio.get_running_loop()
         kind = cls if framed else Bare
-        transport, protocol = await loop.create_connection(kind, "127.0.0.1", port)
+        transport, protocol = await loop.create_connection(kind, "127.0.0.1", there.port)
         try:
             yield protocol
         finally:
@@ -281,11 +355,11 @@ class Anyio(Candidate):
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def connect(cls, port: int, *, framed: bool = True) -> AsyncIterator[Candidate]:
+    async def connect(cls, there: Peer, *, framed: bool = True) -> AsyncIterator[Candidate]:
         import anyio
         import anyio.streams.buffered
 
-        async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+        async with await anyio.connect_tcp("127.0.0.1", there.port) as stream:
             yield cls(stream, anyio.streams.buffered.BufferedByteReceiveStream(stream))
 
     async def send(self, data: bytes) -> None:
@@ -296,6 +370,53 @@ class Anyio(Candidate):
         return cast("bytes", await self.buffered.receive_exactly(length))
 
 
+class SecureOurs(Ours):
+    """Ours over TLS, as it is without being told anything but whom to trust."""
+
+    name = "taps TLS"
+    resumes = True
+
+    @classmethod
+    def reach(cls, there: Peer) -> tuple[int, Any]:
+        return there.secure_port, _security(there.certificate, cls.resumes)
+
+
+class SecureAnew(SecureOurs):
+    """The same with a whole handshake each time."""
+
+    name = "taps TLS, none resumed"
+    resumes = False
+
+
+@functools.cache
+def _security(certificate: bytes, resumes: bool) -> Any:
+    import taps_core as taps
+
+    return taps.SecurityParameters(
+        trusted_certificates=certificate, max_cached_sessions=None if resumes else 0
+    )
+
+
+class SecureStreams(Streams):
+    """asyncio streams with ``ssl=``, and a context that is made once."""
+
+    name = "asyncio TLS streams"
+
+    @classmethod
+    async def open(cls, there: Peer) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection(
+            "127.0.0.1", there.secure_port, ssl=_context(there.certificate)
+        )
+
+
+@functools.cache
+def _context(certificate: bytes) -> ssl.SSLContext:
+    import ssl
+
+    return ssl.create_default_context(cadata=certificate)
+
+
 CANDIDATES: Final[dict[str, type[Candidate]]] = {
-    kind.name: kind for kind in (Ours, Streams, Handwritten, Anyio)
+    kind.name: kind
+    for kind in (Ours, Streams, Handwritten, Anyio, SecureOurs, SecureAnew, SecureStreams)
 }

@@ -20,10 +20,22 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
+from benchmarks.candidates import Peer
+
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["LOOPS", "SETTLED", "End", "Result", "Run", "Worker", "compare", "one_core", "peer"]
+__all__ = [
+    "LOOPS",
+    "SETTLED",
+    "End",
+    "Result",
+    "Run",
+    "Worker",
+    "compare",
+    "one_core",
+    "peer",
+]
 
 #: Starts a loop: None is asyncio's own.
 LOOPS: Final[dict[str, Callable[[], asyncio.AbstractEventLoop] | None]] = {"asyncio": None}
@@ -113,15 +125,15 @@ class Worker:
     Args:
         candidate: Its name.
         loop: The name of its loop.
-        port: Of the peer.
+        there: The peer.
         environment: For its process, besides what this one has.
     """
 
     def __init__(
-        self, candidate: str, loop: str, port: int, environment: Mapping[str, str]
+        self, candidate: str, loop: str, there: Peer, environment: Mapping[str, str]
     ) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.worker", candidate, loop, str(port)],
+            [sys.executable, "-m", "benchmarks.worker", candidate, loop, *there.told()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, **environment},
@@ -196,10 +208,10 @@ class End:
 
 
 @contextlib.contextmanager
-def peer() -> Iterator[int]:
-    """The other side, in a process of its own; the port it listens on."""
+def peer() -> Iterator[Peer]:
+    """The other side, in a process of its own; where it listens."""
     with subprocess.Popen(
         [sys.executable, "-m", "benchmarks.peer"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
         assert process.stdout is not None
-        yield int(process.stdout.readline())
+        yield Peer.of(process.stdout.readline().decode().split())

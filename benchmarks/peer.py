@@ -3,6 +3,8 @@
 It serves one connection after the other. A first frame (its length in four bytes
 before it) says what is wanted: ``echo``, ``sink N`` (answer one frame when N bytes
 have come) or ``source N SIZE`` (send N frames of SIZE bytes). It ends with its stdin.
+
+A second port does the same over TLS, with a certificate for this run.
 """
 
 from __future__ import annotations
@@ -10,8 +12,16 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import ssl
 import sys
 import threading
+from typing import TYPE_CHECKING
+
+from taps_tls.certificates import throwaway
+from taps_tls.identity import chain_of, load_identity
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 READ = 256 * 1024
 #: Frames are poured out in blocks of about this size.
@@ -71,21 +81,34 @@ def source(connection: socket.socket, count: int, size: int) -> None:
 
 
 def main() -> None:
-    listener = socket.create_server(("127.0.0.1", 0))
-    print(listener.getsockname()[1], flush=True)
-    # Threads of its own are not waited for: the end of stdin is the end.
-    threading.Thread(target=accept, args=(listener,), daemon=True).start()
+    (identity,) = throwaway()[0].server_certificate
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    load_identity(context, identity)
+    ports = []
+    for handle in (serve, lambda connection: serve_secure(connection, context)):
+        listener = socket.create_server(("127.0.0.1", 0))
+        ports.append(listener.getsockname()[1])
+        # Threads of its own are not waited for: the end of stdin is the end.
+        threading.Thread(target=accept, args=(listener, handle), daemon=True).start()
+    print(*ports, chain_of(identity.chain)[0].hex(), flush=True)
     sys.stdin.read()
     os._exit(0)
 
 
-def accept(listener: socket.socket) -> None:
+def serve_secure(connection: socket.socket, context: ssl.SSLContext) -> None:
+    """The same over TLS, which ends in order."""
+    with context.wrap_socket(connection, server_side=True) as secured:
+        serve(secured)
+        secured.unwrap()
+
+
+def accept(listener: socket.socket, handle: Callable[[socket.socket], None]) -> None:
     """One connection after the other."""
     while True:
         connection, _ = listener.accept()
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with contextlib.suppress(OSError), connection:
-            serve(connection)
+            handle(connection)
 
 
 if __name__ == "__main__":

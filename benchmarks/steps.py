@@ -21,6 +21,8 @@ from benchmarks.work import ROWS
 if TYPE_CHECKING:
     from types import FrameType
 
+    from benchmarks.candidates import Peer
+
 __all__ = ["Step", "steps"]
 
 
@@ -33,7 +35,7 @@ class Step(NamedTuple):
     calls: float
 
 
-def steps(row: str, candidate: str, loop: str, port: int, count: int) -> list[Step]:
+def steps(row: str, candidate: str, loop: str, there: Peer, count: int) -> list[Step]:
     """The steps of one Message (or connection) of a row, the largest first.
 
     What happens once for the whole run is divided by ``count`` as well.
@@ -53,10 +55,10 @@ def steps(row: str, candidate: str, loop: str, port: int, count: int) -> list[St
     async def work() -> None:
         described = ROWS[row]
         kind = CANDIDATES[candidate]
-        await described.work(kind, port, count, described.size)  # caches, first imports
+        await described.work(kind, there, count, described.size)  # caches, first imports
         sys.settrace(trace)
         try:
-            await described.work(kind, port, count, described.size)
+            await described.work(kind, there, count, described.size)
         finally:
             sys.settrace(None)
 
@@ -75,8 +77,8 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=2000, help="Messages to trace")
     parser.add_argument("--most", type=int, default=20, help="functions to show")
     arguments = parser.parse_args()
-    with peer() as port:
-        found = steps(arguments.row, arguments.candidate, arguments.loop, port, arguments.count)
+    with peer() as there:
+        found = steps(arguments.row, arguments.candidate, arguments.loop, there, arguments.count)
     print(f"{'bytecodes':>9} {'calls':>6}  function")
     for step in found[: arguments.most]:
         print(f"{step.bytecodes:9.1f} {step.calls:6.2f}  {step.function}")

@@ -6,67 +6,69 @@ import dataclasses
 from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
+from benchmarks.candidates import Ours, SecureAnew, SecureOurs, SecureStreams
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from benchmarks.candidates import Candidate
+    from benchmarks.candidates import Candidate, Peer
 
 __all__ = ["ROWS", "Row"]
 
 KIB: Final = 1024
 
 
-async def ping_pong(kind: type[Candidate], port: int, count: int, size: int) -> float:
+async def ping_pong(kind: type[Candidate], there: Peer, count: int, size: int) -> float:
     """``count`` frames there and back, one after the other."""
-    async with kind.connect(port) as candidate:
+    async with kind.connect(there) as candidate:
         await candidate.send(b"echo")
         begin = perf_counter()
         await candidate.ping_pong(bytes(size), count)
         return perf_counter() - begin
 
 
-async def send(kind: type[Candidate], port: int, count: int, size: int) -> float:
+async def send(kind: type[Candidate], there: Peer, count: int, size: int) -> float:
     """``count`` frames one way, until the peer has them."""
-    async with kind.connect(port) as candidate:
+    async with kind.connect(there) as candidate:
         await candidate.send(b"sink %d" % (count * (size + 4)))
         begin = perf_counter()
         await candidate.send_all(bytes(size), count)
         return perf_counter() - begin
 
 
-async def receive(kind: type[Candidate], port: int, count: int, size: int) -> float:
+async def receive(kind: type[Candidate], there: Peer, count: int, size: int) -> float:
     """From asking for ``count`` frames to having them."""
-    async with kind.connect(port) as candidate:
+    async with kind.connect(there) as candidate:
         begin = perf_counter()
         await candidate.send(b"source %d %d" % (count, size))
         await candidate.receive_all(count)
         return perf_counter() - begin
 
 
-async def send_bare(kind: type[Candidate], port: int, count: int, size: int) -> float:
+async def send_bare(kind: type[Candidate], there: Peer, count: int, size: int) -> float:
     """The same without frames."""
-    async with kind.connect(port, framed=False) as candidate:
+    async with kind.connect(there, framed=False) as candidate:
         await candidate.send(_frame(b"sink %d" % (count * size)))
         begin = perf_counter()
         await candidate.send_all(bytes(size), count)
         return perf_counter() - begin
 
 
-async def receive_bare(kind: type[Candidate], port: int, count: int, size: int) -> float:
+async def receive_bare(kind: type[Candidate], there: Peer, count: int, size: int) -> float:
     """The same without frames."""
-    async with kind.connect(port, framed=False) as candidate:
+    async with kind.connect(there, framed=False) as candidate:
         begin = perf_counter()
         await candidate.send(_frame(b"source %d %d" % (count, size - 4)))
         await candidate.receive_bytes(count * size)
         return perf_counter() - begin
 
 
-async def connect(kind: type[Candidate], port: int, count: int, size: int) -> float:
+async def connect(kind: type[Candidate], there: Peer, count: int, size: int) -> float:
     """``count`` connections, each with one frame there and back."""
     seconds = 0.0
     for _ in range(count):
         begin = perf_counter()
-        async with kind.connect(port) as candidate:
+        async with kind.connect(there) as candidate:
             await candidate.send(b"echo")
             await candidate.send(bytes(size))
             await candidate.receive()
@@ -83,11 +85,13 @@ class Row:
     """One line of the design's table of budgets."""
 
     title: str
-    work: Callable[[type[Candidate], int, int, int], Awaitable[float]]
+    work: Callable[[type[Candidate], Peer, int, int], Awaitable[float]]
     count: int
     size: int
     budgets: Mapping[str, str | Mapping[str, str]]
     """Against whom → ``">= 1.1"`` of its rate or ``"<= 1.25"`` of its time; or by loop."""
+    ours: str = Ours.name
+    """The candidate that is ours."""
 
     def budget(self, against: str, loop: str) -> str:
         """What is asked for on this loop."""
@@ -155,5 +159,53 @@ ROWS: Final[Mapping[str, Row]] = {
         count=100,
         size=5,
         budgets={"asyncio streams": {"asyncio": "<= 1.25", "uvloop": "<= 1.6"}},
+    ),
+    "tls-ping-pong": Row(
+        title="TLS ping-pong, 64 bytes",
+        work=ping_pong,
+        count=4000,
+        size=64,
+        ours=SecureOurs.name,
+        budgets={SecureStreams.name: ">= 0.95"},
+    ),
+    "tls-send": Row(
+        title="TLS one-way send, 100 bytes",
+        work=send,
+        count=40_000,
+        size=100,
+        ours=SecureOurs.name,
+        budgets={SecureStreams.name: ">= 3.0"},
+    ),
+    "tls-bulk-send": Row(
+        title="TLS bulk send, 64 KiB",
+        work=send_bare,
+        count=2000,
+        size=64 * KIB,
+        ours=SecureOurs.name,
+        budgets={SecureStreams.name: ">= 0.95"},
+    ),
+    "tls-bulk-receive": Row(
+        title="TLS bulk receive, 64 KiB",
+        work=receive_bare,
+        count=2000,
+        size=64 * KIB,
+        ours=SecureOurs.name,
+        budgets={SecureStreams.name: ">= 0.95"},
+    ),
+    "tls-connect": Row(
+        title="TLS handshake and first reply",
+        work=connect,
+        count=100,
+        size=5,
+        ours=SecureAnew.name,
+        budgets={SecureStreams.name: ">= 0.95"},
+    ),
+    "tls-resume": Row(
+        title="the same, ours resumed",
+        work=connect,
+        count=100,
+        size=5,
+        ours=SecureOurs.name,
+        budgets={SecureStreams.name: ">= 0.95"},
     ),
 }
