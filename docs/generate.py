@@ -22,6 +22,7 @@ from taps_core.model.properties import (
     DSCP,
     EXTENSIONS,
     PROPERTIES,
+    SECURITY_RESULTS,
     Kind,
     Property,
     TransportProperties,
@@ -183,7 +184,11 @@ def properties_page() -> str:
     parts += [
         RATES,
         "## Properties of the core\n\nBeyond the RFC, for every stack.\n",
-        table(EXTENSIONS.values()),
+        table(row for name, row in EXTENSIONS.items() if name not in SECURITY_RESULTS),
+        "## What security came to\n\nFor whoever reads it after Ready, also beyond the RFC and the "
+        "same for every protocol. Before, and\nwhere nothing secures the Connection, all of them "
+        "are `None`. The sections are those of the parameters\nthat ask for it.\n",
+        table(SECURITY_RESULTS.values()),
         "## Properties of TCP\n\nDeclared by `taps_tcp`. They apply where TCP was chosen and "
         "never affect the choice.\n",
         table(tcp.properties),
@@ -264,7 +269,7 @@ def effects_of(rows: Iterable[Property]) -> str:
                 told[told_of(stack, row)].append(stack.name)
         name = f"`{row.name}`"
         for (support, how), names in told.items():
-            of = "every one" if len(names) == len(bare) else ", ".join(names)
+            of = "every one" if len(told) == 1 else ", ".join(names)
             lines.append(f"| {name} | {of} | {support} | {how} |")
             name = ""
     return "\n".join(lines) + "\n"

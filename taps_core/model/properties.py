@@ -39,7 +39,13 @@ from taps_core.model.property_names import (
     message_property,
     nearest,
 )
-from taps_core.model.property_table import DSCP, EXTENSIONS, PROFILES, PROPERTIES
+from taps_core.model.property_table import (
+    DSCP,
+    EXTENSIONS,
+    PROFILES,
+    PROPERTIES,
+    SECURITY_RESULTS,
+)
 
 if TYPE_CHECKING:
     from typing import Self, Unpack
@@ -50,6 +56,7 @@ __all__ = [
     "DSCP",
     "EXTENSIONS",
     "PROPERTIES",
+    "SECURITY_RESULTS",
     "CapacityProfile",
     "ConnectionState",
     "Direction",

@@ -130,6 +130,8 @@ class ValueType(Enum):
     INTEGER = "integer"
     NUMERIC = "number"
     ENUMERATION = "enumeration"
+    TEXT = "text"
+    CERTIFICATES = "certificates"
 
 
 class Property:
@@ -234,6 +236,10 @@ class Property:
             return "True or False"
         if self.values is not None:
             return "one of " + ", ".join(f"{v.value!r}" for v in self.values)
+        if self.value_type is ValueType.TEXT:
+            return "a string"
+        if self.value_type is ValueType.CERTIFICATES:
+            return "a tuple of certificates in DER"
         words = "an integer" if self.value_type is ValueType.INTEGER else "a number"
         if self.unit:
             words = f"{words} of {self.unit}"
@@ -319,6 +325,20 @@ def _check_number(definition: Property, value: Any) -> float:
     raise _wrong(definition, value)
 
 
+def _check_text(definition: Property, value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    raise _wrong(definition, value)
+
+
+def _check_certificates(definition: Property, value: Any) -> tuple[bytes, ...]:
+    if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
+        certificates = tuple(value)
+        if all(isinstance(each, bytes) for each in certificates):
+            return certificates
+    raise _wrong(definition, value)
+
+
 def _check_enumeration(definition: Property, value: Any) -> StrEnum:
     values = definition.values
     assert values is not None, definition
@@ -339,6 +359,8 @@ _CHECKS: Final[Mapping[ValueType, Callable[[Property, Any], Any]]] = {
     ValueType.INTEGER: _check_number,
     ValueType.NUMERIC: _check_number,
     ValueType.ENUMERATION: _check_enumeration,
+    ValueType.TEXT: _check_text,
+    ValueType.CERTIFICATES: _check_certificates,
 }
 
 

@@ -26,10 +26,10 @@ from taps_core.model.property import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["DSCP", "EXTENSIONS", "PROFILES", "PROPERTIES"]
+__all__ = ["DSCP", "EXTENSIONS", "PROFILES", "PROPERTIES", "SECURITY_RESULTS"]
 
 _REQUIRE, _PREFER, _NONE, _AVOID, _ = Preference
-_PREFERENCE, _SET, _BOOLEAN, _INTEGER, _NUMERIC, _ENUM = ValueType
+_PREFERENCE, _SET, _BOOLEAN, _INTEGER, _NUMERIC, _ENUM, _TEXT, _CERTIFICATES = ValueType
 
 
 def _selection(
@@ -187,6 +187,31 @@ _ROWS: Final[tuple[Property, ...]] = (
 #: Canonical name → every generic property of RFC 9622.
 PROPERTIES: Final[Mapping[str, Property]] = MappingProxyType({row.name: row for row in _ROWS})
 
+# fmt: off
+_RESULTS: Final[tuple[Property, ...]] = (
+    _state("_taps.securityProtocol", _TEXT, "6.3.1",
+           "Protocol and version, as allowedSecurityProtocols names them."),
+    _state("_taps.ciphersuite", _TEXT, "6.3.5", "The cipher suite that was agreed on."),
+    _state("_taps.keyExchangeGroup", _TEXT, "6.3.5",
+           "The group that keys were agreed in; None also where it is not known."),
+    _state("_taps.alpn", _TEXT, "6.3.4",
+           "The application protocol that was agreed on; None also if none was."),
+    _state("_taps.peerCertificates", _CERTIFICATES, "6.3.2",
+           "What the peer showed, its own first; empty if it showed none."),
+    _state("_taps.peerVerified", _BOOLEAN, "6.3.8",
+           "Whether the peer's identity was verified."),
+    _state("_taps.sessionResumed", _BOOLEAN, "6.3.6", "Whether an earlier session was resumed."),
+    _state("_taps.earlyDataAccepted", _BOOLEAN, "6.2.5",
+           "Whether the peer took data that came with the handshake."),
+)
+# fmt: on
+
+#: Canonical name → what a handshake came to, for whoever reads it after Ready; ``None`` without
+#: security. Not of one protocol: whatever secures a Connection tells it (``Flow.read``).
+SECURITY_RESULTS: Final[Mapping[str, Property]] = MappingProxyType(
+    {row.name: row for row in _RESULTS}
+)
+
 #: Canonical name → what the core itself adds, whatever the stack. Known like the generic
 #: ones, before there is any plugin.
 EXTENSIONS: Final[Mapping[str, Property]] = MappingProxyType(
@@ -202,6 +227,7 @@ EXTENSIONS: Final[Mapping[str, Property]] = MappingProxyType(
                 "send together; connScheduler divides it.",
                 **_RATE,
             ),
+            *_RESULTS,
         )
     }
 )

@@ -21,6 +21,7 @@ from taps_core.model.capabilities import (
     Support,
     renoted,
 )
+from taps_core.model.properties import SECURITY_RESULTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -71,6 +72,7 @@ SHARING: Final = dict.fromkeys(
     ("connPriority", "connScheduler"),
     "its group has nothing in common to divide, until it has a limit, _taps.groupMaxSendRate",
 )
+_UNSECURED: Final = "None: nothing secures the Connection"
 
 
 _TWICE: Final = "demanded of every Message: the peer may get it twice"
@@ -299,6 +301,8 @@ def note_of(table: Capabilities, name: str) -> str:
     """How a property of any kind is there, or why not: part of a sentence, perhaps empty."""
     if name == "safelyReplayable":
         return _replaying(table)
+    if name in SECURITY_RESULTS and table.protection is None:
+        return _UNSECURED
     return table.notes.get(name) or EVERYWHERE.get(name, "") or SHARING.get(name, "")
 
 

@@ -307,7 +307,12 @@ def _ask_for(
         except ssl.SSLError as error:
             raise unusable(f"alpn: {error.args[-1]}") from error
     if not sys.flags.ignore_environment and (path := os.environ.get("SSLKEYLOGFILE")):
-        context.keylog_filename = path
+        try:
+            context.keylog_filename = path
+        except OSError as error:
+            raise unusable(
+                f"SSLKEYLOGFILE: {path} cannot be written: {error.strerror}", "key-log"
+            ) from error
 
 
 def _set_ciphers(context: ssl.SSLContext, suites: Sequence[str]) -> None:

@@ -35,7 +35,7 @@ from taps_tls.errors import (
     truncated,
 )
 from taps_tls.identity import unusable
-from taps_tls.info import Peer, TLSInfo
+from taps_tls.info import RESULTS, Peer, TLSInfo
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -406,7 +406,9 @@ class TLSFlow(LayerFlow):
     # -- down: what can be read
 
     def read(self, property: str, /) -> Any:  # noqa: A002  # RFC 9622's word
-        """As the flow below, less what records add."""
+        """What the handshake came to, or as the flow below, less what records add."""
+        if property in RESULTS:
+            return getattr(self._info(), RESULTS[property])
         value = self.lower.read(property)
         if property == "singularTransmissionMsgMaxLen" and value is not None:
             wide = self._tls.version() != "TLSv1.3"
@@ -421,6 +423,12 @@ class TLSFlow(LayerFlow):
             return cast("T", self._info())
         return super().find(wanted)
 
+    def _group(self) -> str | None:
+        if hasattr(self._tls, "group"):  # from Python 3.15 on
+            return cast("str | None", self._tls.group())
+        allowed = self._security.supported_group
+        return allowed[0] if len(allowed) == 1 and self._tls.version() == "TLSv1.3" else None
+
     def _info(self) -> TLSInfo:
         cipher = self._tls.cipher()
         chain = _chain(self._tls, verified=False)
@@ -429,10 +437,12 @@ class TLSFlow(LayerFlow):
         return TLSInfo(
             version=self._tls.version() or "",
             cipher="" if cipher is None else cipher[0],
+            group=self._group(),
             alpn=self._tls.selected_alpn_protocol(),
             resumed=bool(self._tls.session_reused),
             verified=self._verifies,
             chain=chain if leaf is None else (leaf,),
+            early_data=False,  # Python's ssl has none
         )
 
     # -- up

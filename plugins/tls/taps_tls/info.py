@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Final
 
-__all__ = ["Peer", "TLSInfo"]
+__all__ = ["RESULTS", "Peer", "TLSInfo"]
+
+#: Property that the core reads (``Flow.read``) → the field of :class:`TLSInfo` that is its value.
+RESULTS: Final = {
+    "_taps.securityProtocol": "version",
+    "_taps.ciphersuite": "cipher",
+    "_taps.keyExchangeGroup": "group",
+    "_taps.alpn": "alpn",
+    "_taps.peerCertificates": "chain",
+    "_taps.peerVerified": "verified",
+    "_taps.sessionResumed": "resumed",
+    "_taps.earlyDataAccepted": "early_data",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -15,6 +28,9 @@ class TLSInfo:
     """As ``allowedSecurityProtocols`` names it: ``"TLSv1.3"``."""
     cipher: str
     """The cipher suite, by the name that OpenSSL gives it."""
+    group: str | None
+    """The group that keys were agreed in; ``None`` where it is not known: Python's ``ssl`` tells
+    it from 3.15 on, before it is known where TLS 1.3 was allowed one group alone."""
     alpn: str | None
     """The application protocol (RFC 7301); ``None`` if none was agreed on."""
     resumed: bool
@@ -24,6 +40,8 @@ class TLSInfo:
     chain: tuple[bytes, ...]
     """The peer's certificates as it showed them, its own first, in DER; the first alone
     where a session was resumed, none if it showed none."""
+    early_data: bool
+    """Whether the peer took data that came with the handshake."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -22,6 +22,7 @@ from taps_core.plugin import (
     SecurityLayer,
     Support,
 )
+from taps_tls.info import RESULTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,8 +50,22 @@ class TLS(SecurityLayer):
         over=frozenset({DataUnit.BYTE_STREAM}),
         needs=frozenset({"reliability", "preserveOrder"}),
         changes={"zeroRttMsg": Support.NEVER},
-        effects={"earlyData": Support.NEVER},
+        effects={
+            **dict.fromkeys(RESULTS, Support.ALWAYS),
+            **dict.fromkeys(("_taps.keyExchangeGroup", "_taps.alpn"), Support.OPTIONAL),
+            "earlyData": Support.NEVER,
+        },
         notes={
+            "_taps.securityProtocol": "TLSv1.3 or TLSv1.2",
+            "_taps.ciphersuite": "by OpenSSL's name",
+            "_taps.keyExchangeGroup": "from Python 3.15 on; before, where TLS 1.3 was allowed "
+            "one group alone",
+            "_taps.alpn": "what was chosen of alpn",
+            "_taps.peerCertificates": "as shown; where a session was resumed the first alone",
+            "_taps.peerVerified": "False for clients that are not asked for a certificate, and "
+            "where security is opportunistic",
+            "_taps.sessionResumed": "by ticket, or by the session's identifier",
+            "_taps.earlyDataAccepted": "False: " + _NO_EARLY_DATA,
             "zeroRttMsg": _NO_EARLY_DATA,
             "earlyData": _NO_EARLY_DATA,
             "final": "close_notify, then the end of the stream below",
