@@ -23,15 +23,17 @@ __all__ = [
     "ders",
     "expired",
     "issuer",
+    "key_kind",
     "names",
     "pem_certificates",
     "pem_key",
+    "self_signed",
     "subject",
     "throwaway",
     "when_valid",
 ]
 
-#: How long a certificate for checks is good for.
+#: How long a certificate that nobody trusts is good for: it is made when it is needed.
 _FOR_CHECKS: Final = datetime.timedelta(days=1)
 
 
@@ -89,6 +91,11 @@ def names(der: bytes) -> tuple[str, ...]:
     return (*found.get_values_for_type(x509.DNSName), *map(str, addresses))
 
 
+def key_kind(der: bytes) -> str:
+    """What kind of key a certificate is for, so that OpenSSL keeps it beside others."""
+    return type(x509.load_der_x509_certificate(der).public_key()).__name__
+
+
 def subject(der: bytes) -> str:
     """What a certificate is called, for a sentence."""
     found = names(der)
@@ -119,8 +126,17 @@ def day(moment: datetime.datetime) -> str:
 
 def throwaway() -> tuple[SecurityParameters, SecurityParameters]:
     """Security Parameters of a server at loopback addresses and of a client that trusts it."""
+    mine = self_signed("taps: for checks only")
+    return (
+        SecurityParameters(server_certificate=mine),
+        SecurityParameters(trusted_certificates=mine),
+    )
+
+
+def self_signed(called: str) -> Certificate:
+    """A certificate for loopback addresses that nobody trusts, and its key; good for a day."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "taps: for checks only")])
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, called)])
     now = datetime.datetime.now(datetime.UTC)
     usual = [
         x509.DNSName("localhost"),
@@ -145,10 +161,7 @@ def throwaway() -> tuple[SecurityParameters, SecurityParameters]:
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
-    return (
-        SecurityParameters(server_certificate=Certificate(chain, secret)),
-        SecurityParameters(trusted_certificates=chain),
-    )
+    return Certificate(chain, secret)
 
 
 def _common_name(name: x509.Name) -> str:

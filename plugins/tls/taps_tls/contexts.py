@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from taps_core.plugin import EstablishmentError, SecurityMode
 from taps_tls.identity import chain_of, content, load_identity, shown_as, unusable
+from taps_tls.psk import SUITES, use_key
 from taps_tls.sessions import Sessions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator, Sequence
+    from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
     from taps_core.plugin import Certificate, SecurityParameters
 
@@ -59,9 +60,10 @@ class Settings:
         versions: What may be agreed on.
         pins: Chains, each a set of certificates in DER: all of one must be shown.
         sessions: To resume, or ``None`` where none may be.
+        keyed: Whether a pre-shared key may stand in for certificates.
     """
 
-    __slots__ = ("context", "pins", "sessions", "versions")
+    __slots__ = ("context", "keyed", "pins", "sessions", "versions")
 
     def __init__(
         self,
@@ -69,8 +71,10 @@ class Settings:
         versions: frozenset[str],
         pins: tuple[frozenset[bytes], ...] = (),
         sessions: Sessions | None = None,
+        keyed: bool = False,
     ) -> None:
         self.context = context
+        self.keyed = keyed
         self.versions = versions
         self.pins = pins
         self.sessions = sessions
@@ -159,9 +163,11 @@ def _client(security: SecurityParameters) -> Settings:
             )
         for certificate in mine:
             load_identity(context, certificate)
+    keyed = security.pre_shared_key is not None
     # Who resumes is shown no certificate to judge.
-    judges = pins or security.trust_verification_callback is not None
-    return Settings(context, versions, pins, None if judges or not sessions.wanted else sessions)
+    once = pins or security.trust_verification_callback is not None or keyed
+    kept = None if once or not sessions.wanted else sessions
+    return Settings(context, versions, pins, kept, keyed)
 
 
 def _server(security: SecurityParameters) -> Settings:
@@ -172,47 +178,88 @@ def _server(security: SecurityParameters) -> Settings:
             "(it lacks SSL_CTX_set_timeout); max_cached_sessions=0 issues no sessions",
             "unsupported-parameter",
         )
+    if security.max_cached_sessions is not None and "TLSv1.2" in versions:
+        raise unusable(
+            "maxCachedSessions: Python's ssl cannot limit what a server of TLS 1.2 remembers "
+            "(it lacks SSL_CTX_set_session_cache_mode): allow TLSv1.3 alone",
+            "unsupported-parameter",
+        )
     if security.context is not None:
         return Settings(_given(security), versions)
     mine = security.server_certificate
+    keyed = security.pre_shared_key is not None
+    if not mine and keyed:
+        return Settings(_server_context(security, versions, ()), versions, keyed=True)
+    if not mine and security.mode is SecurityMode.OPPORTUNISTIC:
+        from taps_tls.certificates import self_signed
+
+        # Nobody who is opportunistic looks at it, and without one there is no encryption.
+        mine = (self_signed("opportunistic"),)
     if not mine:
         raise unusable(
             "a Listener shows a certificate, and there is none: "
             "SecurityParameters(server_certificate=Certificate(chain, key))",
             "no-server-certificate",
         )
-    contexts = [_server_context(security, versions, each) for each in mine]
-    if len(mine) > 1:
-        contexts[0].sni_callback = _chooser(mine, contexts)
-    return Settings(contexts[0], versions)
+    if keyed and "TLSv1.3" in versions:
+        # OpenSSL then chooses a suite before it looks for a key, which goes with SHA-256 alone.
+        raise unusable(
+            "preSharedKey beside serverCertificate: Python's ssl cannot let TLS 1.3 prefer the "
+            "key (SSLContext.set_ciphersuites, Python 3.15): give one of them, or allow TLSv1.2 "
+            "alone",
+            "unsupported-parameter",
+        )
+    served = _served(mine) if len(mine) > 1 else {(): [*mine]}
+    contexts = {names: _server_context(security, versions, each) for names, each in served.items()}
+    first = next(iter(contexts.values()))
+    if len(contexts) > 1:
+        first.sni_callback = _chooser(contexts)
+    return Settings(first, versions, keyed=keyed)
+
+
+def _served(mine: Sequence[Certificate]) -> dict[tuple[str, ...], list[Certificate]]:
+    """Certificates by the names that they are for, in their order.
+
+    Of those for the same names each has a key of another kind, and OpenSSL chooses by what
+    the client can verify.
+    """
+    from taps_tls.certificates import key_kind, names
+
+    served: dict[tuple[str, ...], dict[str, Certificate]] = {}
+    for certificate in mine:
+        leaf = chain_of(certificate.chain)[0]
+        alike = served.setdefault(tuple(sorted(map(str.lower, names(leaf)))), {})
+        alike.setdefault(key_kind(leaf), certificate)
+    return {names: list(alike.values()) for names, alike in served.items()}
 
 
 def _server_context(
-    security: SecurityParameters, versions: frozenset[str], certificate: Certificate
+    security: SecurityParameters, versions: frozenset[str], certificates: Sequence[Certificate]
 ) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    load_identity(context, certificate)
+    for certificate in certificates:
+        load_identity(context, certificate)
     if security.trusted_certificates and security.mode is not SecurityMode.OPPORTUNISTIC:
         # Whoever names authorities wants to know who comes.
         _trust(context, security, ssl.Purpose.CLIENT_AUTH)
         context.verify_mode = ssl.CERT_REQUIRED
     _ask_for(context, security, versions)
-    if security.max_cached_sessions == 0:
+    if security.max_cached_sessions == 0 or security.trust_verification_callback is not None:
+        # A ticket holds the client's own certificate alone, and it is the whole chain that
+        # is to be judged.
         context.num_tickets = 0
         context.options |= ssl.OP_NO_TICKET
     return context
 
 
 def _chooser(
-    mine: Sequence[Certificate], contexts: Sequence[ssl.SSLContext]
+    contexts: Mapping[tuple[str, ...], ssl.SSLContext],
 ) -> Callable[[Any, str | None, ssl.SSLContext], None]:
     """Chooses the certificate by the name that the client asks for; the first, if none fits."""
-    from taps_tls.certificates import names
-
     served: dict[str, ssl.SSLContext] = {}
-    for certificate, context in zip(mine, contexts, strict=True):
-        for name in names(chain_of(certificate.chain)[0]):
-            served.setdefault(name.lower(), context)
+    for names, context in contexts.items():
+        for name in names:
+            served.setdefault(name, context)
 
     def choose(tls: Any, name: str | None, _: ssl.SSLContext) -> None:
         if name is not None:
@@ -243,7 +290,6 @@ def _given(security: SecurityParameters) -> ssl.SSLContext:
             f"{', '.join(sorted(strays))}: belongs into the SSLContext that was given",
             "unsupported-parameter",
         )
-    _refuse_what_is_missing(security)
     context: ssl.SSLContext = security.context
     return context
 
@@ -272,8 +318,8 @@ def _trust(context: ssl.SSLContext, security: SecurityParameters, purpose: ssl.P
 def _ask_for(
     context: ssl.SSLContext, security: SecurityParameters, versions: frozenset[str]
 ) -> None:
-    """Versions, suites, groups, application protocols."""
-    _refuse_what_is_missing(security)
+    """Versions, suites, groups, signature algorithms, application protocols, a key."""
+    keyed = use_key(context, security, server=context.protocol is ssl.PROTOCOL_TLS_SERVER)
     suites = security.ciphersuite
     older = [name for name in suites if not name.startswith("TLS_")]
     newer = frozenset(suites) - frozenset(older)
@@ -289,18 +335,18 @@ def _ask_for(
                 "no-cipher",
             )
         if "TLSv1.3" in versions and newer != _SUITES_OF_1_3:
-            raise unusable(
-                "ciphersuite: Python's ssl cannot choose among those of TLS 1.3 "
-                "(SSLContext.set_ciphersuites, Python 3.15): name all of "
-                f"{', '.join(sorted(_SUITES_OF_1_3))}, or allow TLSv1.2 alone",
-                "unsupported-parameter",
-            )
+            _set_newer_ciphers(context, [name for name in suites if name in newer])
+    elif keyed:
+        usual = [each["name"] for each in context.get_ciphers()]
+        _set_ciphers(context, [*SUITES, *(name for name in usual if not name.startswith("TLS_"))])
     context.minimum_version = min(VERSIONS[each] for each in versions)
     context.maximum_version = max(VERSIONS[each] for each in versions)
     # OpenSSL would let a peer of TLS 1.2 do it at any time.
     context.options |= ssl.OP_NO_RENEGOTIATION
     if security.supported_group:
-        _set_group(context, security.supported_group)
+        _set_groups(context, security.supported_group)
+    if security.signature_algorithm:
+        _set_signatures(context, security.signature_algorithm)
     if security.alpn:
         try:
             context.set_alpn_protocols(list(security.alpn))
@@ -335,36 +381,50 @@ def _unknown_suite(suites: Sequence[str]) -> EstablishmentError:
     )
 
 
-def _set_group(context: ssl.SSLContext, groups: Sequence[str]) -> None:
-    if len(groups) > 1:
+# What follows is in ssl from Python 3.15 on: looked for by name, and never tried by halves.
+
+
+def _set_newer_ciphers(context: ssl.SSLContext, suites: Sequence[str]) -> None:
+    if not hasattr(context, "set_ciphersuites"):
         raise unusable(
-            "supportedGroup: Python's ssl takes one group "
-            "(several: SSLContext.set_groups, Python 3.15)",
+            "ciphersuite: Python's ssl cannot choose among those of TLS 1.3 "
+            "(SSLContext.set_ciphersuites, Python 3.15): name all of "
+            f"{', '.join(sorted(_SUITES_OF_1_3))}, or allow TLSv1.2 alone",
             "unsupported-parameter",
         )
     try:
-        context.set_ecdh_curve(_GROUPS.get(groups[0].lower(), groups[0]))
+        context.set_ciphersuites(":".join(suites))
+    except ssl.SSLError as error:
+        raise unusable(f"ciphersuite: OpenSSL has no {', '.join(suites)}", "no-cipher") from error
+
+
+def _set_groups(context: ssl.SSLContext, groups: Sequence[str]) -> None:
+    try:
+        if hasattr(context, "set_groups"):
+            context.set_groups(":".join(groups))
+        elif len(groups) == 1:
+            context.set_ecdh_curve(_GROUPS.get(groups[0].lower(), groups[0]))
+        else:
+            raise unusable(
+                "supportedGroup: Python's ssl takes one group "
+                "(several: SSLContext.set_groups, Python 3.15)",
+                "unsupported-parameter",
+            )
     except (ValueError, ssl.SSLError) as error:
-        raise unusable(f"supportedGroup: OpenSSL has no {groups[0]}", "no-group") from error
+        raise unusable(f"supportedGroup: OpenSSL has no {', '.join(groups)}", "no-group") from error
 
 
-def _refuse_what_is_missing(security: SecurityParameters) -> None:
-    """Whatever no version of Python's ``ssl`` that we run on can do."""
-    if security.signature_algorithm:
+def _set_signatures(context: ssl.SSLContext, algorithms: Sequence[str]) -> None:
+    if not hasattr(context, "set_client_sigalgs") or not hasattr(context, "set_server_sigalgs"):
         raise unusable(
             "signatureAlgorithm: Python's ssl cannot restrict them "
             "(SSLContext.set_client_sigalgs and set_server_sigalgs, Python 3.15)",
             "unsupported-parameter",
         )
-    if security.pre_shared_key is not None:
+    try:
+        context.set_client_sigalgs(":".join(algorithms))
+        context.set_server_sigalgs(":".join(algorithms))
+    except ssl.SSLError as error:
         raise unusable(
-            "preSharedKey: Python's ssl has it from 3.13 (SSLContext.set_psk_client_callback), "
-            "and taps-tls makes no use of that yet",
-            "unsupported-parameter",
-        )
-    if security.identity_challenge_callback is not None:
-        raise unusable(
-            "the identity challenge callback: Python's ssl asks nobody for a key "
-            "(it lacks SSL_CTX_set_cert_cb): give the key with the certificate",
-            "unsupported-parameter",
-        )
+            f"signatureAlgorithm: OpenSSL has no {', '.join(algorithms)}", "no-signature-algorithm"
+        ) from error

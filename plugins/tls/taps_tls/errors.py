@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from taps_core.plugin import ConnectionError, EstablishmentError, Reason, ReceiveError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 __all__ = [
     "connection_broken",
@@ -36,6 +36,26 @@ _VERDICTS: Final = {
     64: "wrong-name",
 }
 
+_WRONG_KEY: Final = (
+    "wrong-pre-shared-key",
+    "{peer} and this end have different pre-shared keys under one identity",
+)
+_NO_KEY: Final = (
+    "unknown-pre-shared-key",
+    "{peer} and this end have no pre-shared key and cipher suite in common, and no certificate "
+    "that would do instead",
+)
+#: What the reasons are in a handshake with a pre-shared key.
+_REASONS_WITH_A_KEY: Final[dict[str, tuple[str, str]]] = {
+    "DECRYPTION_FAILED_OR_BAD_RECORD_MAC": _WRONG_KEY,
+    "SSLV3_ALERT_BAD_RECORD_MAC": _WRONG_KEY,
+    "TLSV1_ALERT_DECRYPT_ERROR": _WRONG_KEY,
+    "SSLV3_ALERT_ILLEGAL_PARAMETER": _WRONG_KEY,
+    "SSLV3_ALERT_HANDSHAKE_FAILURE": _NO_KEY,
+    "NO_SUITABLE_SIGNATURE_ALGORITHM": _NO_KEY,
+    "NO_SHARED_CIPHER": _NO_KEY,
+}
+
 #: OpenSSL's reasons → detail, and the sentence, of which {peer} is the subject or object.
 _REASONS: Final[dict[str, tuple[str, str]]] = {
     "NO_SHARED_CIPHER": ("no-shared-cipher", "{peer} and this end have no cipher suite in common"),
@@ -57,6 +77,15 @@ _REASONS: Final[dict[str, tuple[str, str]]] = {
         "{peer} speaks none of the application protocols offered (ALPN)",
     ),
     "TLSV1_UNRECOGNIZED_NAME": ("unknown-server-name", "{peer} does not serve that name"),
+    "PSK_IDENTITY_NOT_FOUND": (
+        "unknown-pre-shared-key",
+        "the pre-shared key of {peer} has an identity that is not known here",
+    ),
+    "TLSV1_ALERT_UNKNOWN_PSK_IDENTITY": (
+        "unknown-pre-shared-key",
+        "{peer} does not know the identity of this end's pre-shared key",
+    ),
+    "BINDER_DOES_NOT_VERIFY": _WRONG_KEY,
     "DECRYPTION_FAILED_OR_BAD_RECORD_MAC": (
         "bad-record",
         "a record of {peer} was changed on the way",
@@ -94,7 +123,12 @@ _REASONS: Final[dict[str, tuple[str, str]]] = {
 
 
 def handshake_failed(
-    error: ssl.SSLError, peer: str, name: str | None, chain: Sequence[bytes]
+    error: ssl.SSLError,
+    peer: str,
+    name: str | None,
+    chain: Sequence[bytes],
+    *,
+    keyed: bool = False,
 ) -> EstablishmentError:
     """Why there is no Connection.
 
@@ -103,11 +137,12 @@ def handshake_failed(
         peer: Who is at the other end, for the sentence.
         name: The name asked for; ``None`` where this end is the server.
         chain: The certificates that the peer showed, in DER; empty if not known.
+        keyed: Whether this end has a pre-shared key.
     """
     if isinstance(error, ssl.SSLCertVerificationError):
         detail, sentence = _verdict(error, peer, name, chain)
     else:
-        detail, sentence = _explained(error, peer)
+        detail, sentence = _explained(error, peer, _REASONS_WITH_A_KEY if keyed else {})
     failure = EstablishmentError(f"TLS: {sentence}", detail=detail)
     failure.__cause__ = error
     return failure
@@ -154,9 +189,11 @@ def connection_broken(failure: ReceiveError) -> ConnectionError:
     return ended
 
 
-def _explained(error: ssl.SSLError, peer: str) -> tuple[str, str]:
+def _explained(
+    error: ssl.SSLError, peer: str, special: Mapping[str, tuple[str, str]] = _REASONS
+) -> tuple[str, str]:
     reason = error.reason or _reason_in_words(error)
-    found = _REASONS.get(reason)
+    found = special.get(reason) or _REASONS.get(reason)
     if found is None:
         # TLSV1_ALERT_INTERNAL_ERROR → «internal error».
         words = reason.partition("ALERT_")[2] or reason

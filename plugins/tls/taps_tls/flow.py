@@ -190,7 +190,11 @@ class TLSFlow(LayerFlow):
             except ssl.SSLError as error:
                 self._say()  # an alert tells the peer
                 raise handshake_failed(
-                    error, self._peer, self._name, _chain(self._tls, verified=False)
+                    error,
+                    self._peer,
+                    self._name,
+                    _chain(self._tls, verified=False),
+                    keyed=self._settings.keyed,
                 ) from error
             if not judged and (done or _chain(self._tls, verified=False)):
                 # Before anything more leaves: the next may be this end's certificate.
@@ -232,13 +236,13 @@ class TLSFlow(LayerFlow):
             if not any(pin <= shown for pin in pins):
                 raise refused("wrong-pin", f"{self._peer} showed none of the pinned certificates")
         callback = self._security.trust_verification_callback
-        chain = _chain(self._tls, verified=False)
+        chain = self._shown()
         if callback is None or (self._server and not chain):
             return
         peer = Peer(
             server_name=None if self._server else self._name,
             chain=chain,
-            verified=self._verifies,
+            verified=self._verifies or self._keyed,
         )
         try:
             verdict = callback(peer)
@@ -259,6 +263,17 @@ class TLSFlow(LayerFlow):
     @property
     def _verifies(self) -> bool:
         return self._settings.context.verify_mode is ssl.CERT_REQUIRED
+
+    @property
+    def _keyed(self) -> bool:
+        """Whether a pre-shared key stood in for certificates, once hands were shaken."""
+        if not self._settings.keyed:
+            return False
+        if self._tls.version() == "TLSv1.3":
+            # There it is a session to OpenSSL, and where it is no other is kept.
+            return bool(self._tls.session_reused)
+        cipher = self._tls.cipher()
+        return cipher is not None and "PSK" in cipher[0]
 
     # -- down
 
@@ -431,19 +446,24 @@ class TLSFlow(LayerFlow):
 
     def _info(self) -> TLSInfo:
         cipher = self._tls.cipher()
-        chain = _chain(self._tls, verified=False)
-        # A session that is resumed remembers the peer's own certificate.
-        leaf = None if chain else self._tls.getpeercert(True)
+        keyed = self._keyed
         return TLSInfo(
             version=self._tls.version() or "",
             cipher="" if cipher is None else cipher[0],
             group=self._group(),
             alpn=self._tls.selected_alpn_protocol(),
-            resumed=bool(self._tls.session_reused),
-            verified=self._verifies,
-            chain=chain if leaf is None else (leaf,),
+            resumed=bool(self._tls.session_reused) and not keyed,
+            verified=self._verifies or keyed,
+            pre_shared_key=keyed,
+            chain=self._shown(),
             early_data=False,  # Python's ssl has none
         )
+
+    def _shown(self) -> tuple[bytes, ...]:
+        """The peer's certificates; a session that is resumed remembers its own."""
+        chain = _chain(self._tls, verified=False)
+        leaf = None if chain else self._tls.getpeercert(True)
+        return chain if leaf is None else (leaf,)
 
     # -- up
 

@@ -36,7 +36,9 @@ class TLSInfo:
     resumed: bool
     """Whether an earlier session was resumed, so that no certificate was shown."""
     verified: bool
-    """Whether the peer's certificate was verified."""
+    """Whether the peer was verified: by its certificate, or by the pre-shared key."""
+    pre_shared_key: bool
+    """Whether the pre-shared key stood in for certificates."""
     chain: tuple[bytes, ...]
     """The peer's certificates as it showed them, its own first, in DER; the first alone
     where a session was resumed, none if it showed none."""
@@ -51,6 +53,7 @@ class Peer:
     server_name: str | None
     """The name or address that was asked for; ``None`` where this end is the server."""
     chain: tuple[bytes, ...]
-    """The certificates that the peer showed, its own first, in DER."""
+    """The certificates that the peer showed, its own first, in DER; the first alone where a
+    session was resumed, none where a pre-shared key stands in for them."""
     verified: bool
     """Whether they were verified already. They were not where security is opportunistic."""

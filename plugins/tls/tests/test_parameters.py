@@ -117,12 +117,6 @@ def test_cipher_suites_and_groups_can_be_limited(run: Run, authority: Authority)
 
 
 def impossible() -> list[Any]:
-    def callback(**_: Any) -> None:
-        """Never called."""
-
-    def challenge(parameters: taps.SecurityParameters) -> taps.SecurityParameters:
-        return parameters.set_identity_challenge_callback(callback)
-
     def setting(name: str, *values: Any) -> Callable[[Any], taps.SecurityParameters]:
         return lambda parameters: parameters.set(name, *values)
 
@@ -132,8 +126,6 @@ def impossible() -> list[Any]:
         pytest.param(
             setting("ciphersuite", "TLS_AES_128_GCM_SHA256"), "set_ciphersuites", id="suites"
         ),
-        pytest.param(setting("preSharedKey", b"key", "me"), "set_psk_client_callback", id="psk"),
-        pytest.param(challenge, "SSL_CTX_set_cert_cb", id="challenge"),
         pytest.param(setting("ciphersuite", "NO-SUCH-SUITE"), "NO-SUCH-SUITE", id="suite"),
         pytest.param(setting("supportedGroup", "no-such"), "no-such", id="group"),
         pytest.param(setting("context", {"no": "context"}), "SSLContext expected", id="context"),
