@@ -1,7 +1,7 @@
 """TLS for taps: declares the security layer ``tls``.
 
-``TLSInfo`` is what ``find(TLSInfo)`` on a Connection over TLS gives, and ``Peer``
-what a trust verification callback is called with.
+``TLSInfo`` is what ``find(TLSInfo)`` on a Connection over TLS gives, ``Peer`` what a
+trust verification callback is called with, and ``Challenge`` an identity challenge callback.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from taps_core.plugin import hookimpl
-from taps_tls.info import Peer, TLSInfo
+from taps_tls.info import Challenge, Peer, TLSInfo
 from taps_tls.layer import TLS
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from taps_core.plugin import SecurityLayer
 
-__all__ = ["TLS", "Peer", "TLSInfo"]
+__all__ = ["TLS", "Challenge", "Peer", "TLSInfo"]
 
 
 @hookimpl

@@ -88,18 +88,24 @@ class Contexts:
 
     def known(self, security: SecurityParameters, *, server: bool) -> Settings | None:
         """What was made before for parameters like these."""
-        return self._kept.get(_key(security, server))
+        key = _key(security, server)
+        settings = self._kept.get(key)
+        if settings is not None:
+            self._kept.move_to_end(key)
+        return settings
 
     def of(self, security: SecurityParameters, *, server: bool) -> Settings:
         """What is known, or new. Reads files; the system's store takes many milliseconds.
+
+        With an identity challenge callback nobody's certificate is there yet.
 
         Raises:
             EstablishmentError: INVALID_CONFIGURATION: a parameter that is wrong, or that
                 this library cannot honour.
         """
-        key = _key(security, server)
-        settings = self._kept.get(key)
+        settings = self.known(security, server=server)
         if settings is None:
+            key = _key(security, server)
             settings = _server(security) if server else _client(security)
             self._kept[key] = settings
             while len(self._kept) > _KEPT:
@@ -114,7 +120,8 @@ def _key(security: SecurityParameters, server: bool) -> Hashable:
         raise unusable(f"context: an ssl.SSLContext expected, not {type(context).__name__}")
     stamps = tuple(map(_stamp, _files(security))) if explicit else ()
     judged = security.trust_verification_callback is not None
-    return (server, security.mode, judged, frozenset(explicit.items()), stamps)
+    asks = security.identity_challenge_callback is not None
+    return (server, security.mode, judged, asks, frozenset(explicit.items()), stamps)
 
 
 def _files(security: SecurityParameters) -> Iterator[str]:
@@ -154,7 +161,8 @@ def _client(security: SecurityParameters) -> Settings:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         _ask_for(context, security, versions)
-        mine = security.client_certificate
+        asks = security.identity_challenge_callback is not None
+        mine = () if asks else security.client_certificate
         if len(mine) > 1:
             raise unusable(
                 "clientCertificate: Python's ssl cannot choose among several "
@@ -186,6 +194,8 @@ def _server(security: SecurityParameters) -> Settings:
         )
     if security.context is not None:
         return Settings(_given(security), versions)
+    if security.identity_challenge_callback is not None:
+        return Settings(_server_context(security, versions, ()), versions)
     mine = security.server_certificate
     keyed = security.pre_shared_key is not None
     if not mine and keyed:
@@ -288,6 +298,12 @@ def _given(security: SecurityParameters) -> ssl.SSLContext:
     if strays:
         raise unusable(
             f"{', '.join(sorted(strays))}: belongs into the SSLContext that was given",
+            "unsupported-parameter",
+        )
+    if security.identity_challenge_callback is not None:
+        raise unusable(
+            "the identity challenge callback: a certificate belongs into the SSLContext that "
+            "was given",
             "unsupported-parameter",
         )
     context: ssl.SSLContext = security.context

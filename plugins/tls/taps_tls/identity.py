@@ -45,7 +45,12 @@ def load_identity(context: ssl.SSLContext, certificate: Certificate) -> None:
         with _as_files(certificate) as (chain, key, given):
             context.load_cert_chain(chain, key, no_password if password is None else given)
     except ssl.SSLError as error:
-        if error.reason == "KEY_VALUES_MISMATCH":
+        if certificate.key is None and b"PRIVATE KEY" not in content(certificate.chain):
+            sentence = (
+                f"the certificate {shown} comes without its key: Certificate(chain, key), or an "
+                "identity challenge callback that supplies it"
+            )
+        elif error.reason == "KEY_VALUES_MISMATCH":
             sentence = f"the key does not belong to the certificate {shown}"
         elif password is not None and error.reason in ("BAD_DECRYPT", "BAD_PASSWORD_READ", None):
             sentence = f"the password does not open the key of the certificate {shown}"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-__all__ = ["RESULTS", "Peer", "TLSInfo"]
+if TYPE_CHECKING:
+    from taps_core.plugin import Certificate, RemoteEndpoint
+
+__all__ = ["RESULTS", "Challenge", "Peer", "TLSInfo"]
 
 #: Property that the core reads (``Flow.read``) → the field of :class:`TLSInfo` that is its value.
 RESULTS: Final = {
@@ -57,3 +60,17 @@ class Peer:
     session was resumed, none where a pre-shared key stands in for them."""
     verified: bool
     """Whether they were verified already. They were not where security is opportunistic."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Challenge:
+    """What an identity challenge callback is asked: who is this end? (RFC 9622, section 6.3.8)."""
+
+    role: str
+    """What this end is: ``"client"`` or ``"server"``."""
+    server_name: str | None
+    """The server's name or address, as the client has it; ``None`` if it asks for none."""
+    certificates: tuple[Certificate, ...]
+    """What the parameters have for that role; their keys may be missing."""
+    peer: RemoteEndpoint | None
+    """Where the other end is; ``None`` where there is no such thing."""

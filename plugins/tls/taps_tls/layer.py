@@ -22,7 +22,7 @@ from taps_core.plugin import (
     SecurityLayer,
     Support,
 )
-from taps_tls.info import RESULTS
+from taps_tls.info import RESULTS, Challenge
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
         Flow,
         SecurityParameters,
     )
-    from taps_tls.contexts import Contexts
+    from taps_tls.contexts import Contexts, Settings
 
 __all__ = ["TLS"]
 
@@ -113,19 +113,24 @@ class TLS(SecurityLayer):
                 reason=Reason.INVALID_CONFIGURATION,
                 detail="no-name",
             )
-        contexts = self._contexts
-        settings = contexts.known(security, server=False)
-        if settings is None:
-            if security.trusted_certificates or security.context is not None:
-                settings = contexts.of(security, server=False)
-            else:
-                # Reading the system's store takes as long as many round trips.
-                settings = await asyncio.get_running_loop().run_in_executor(
-                    None, lambda: contexts.of(security, server=False)
-                )
+        settings = await self._client_settings(security)
         # Early data would leave as plaintext below.
         below = await lower.connect(dataclasses.replace(request, early=None))
         try:
+            if security.identity_challenge_callback is not None:
+                from taps_tls.challenge import identified
+
+                # Not before: of several addresses that are tried, few may answer.
+                security = await identified(
+                    security,
+                    Challenge(
+                        role="client",
+                        server_name=name,
+                        certificates=security.client_certificate,
+                        peer=request.remote,
+                    ),
+                )
+                settings = await self._client_settings(security)
             flow = TLSFlow(
                 below,
                 settings,
@@ -142,6 +147,18 @@ class TLS(SecurityLayer):
         await flow.shake()
         return flow
 
+    async def _client_settings(self, security: SecurityParameters) -> Settings:
+        contexts = self._contexts
+        settings = contexts.known(security, server=False)
+        if settings is not None:
+            return settings
+        if security.trusted_certificates or security.context is not None:
+            return contexts.of(security, server=False)
+        # Reading the system's store takes as long as many round trips.
+        return await asyncio.get_running_loop().run_in_executor(
+            None, lambda: contexts.of(security, server=False)
+        )
+
     async def accept(self, lower: Flow, request: AcceptRequest) -> Flow:
         """Shake hands as a server.
 
@@ -150,11 +167,25 @@ class TLS(SecurityLayer):
         """
         from taps_tls.flow import TLSFlow
 
+        security = request.security
+        remote = lower.remote_endpoint
+        peer = "the peer" if remote is None else str(remote)
         try:
-            settings = self._contexts.of(request.security, server=True)
-            remote = lower.remote_endpoint
-            peer = "the peer" if remote is None else str(remote)
-            flow = TLSFlow(lower, settings, request.security, server=True, peer=peer)
+            if security.identity_challenge_callback is not None:
+                from taps_tls.challenge import Overheard, identified
+
+                lower = overheard = Overheard(lower, peer)
+                security = await identified(
+                    security,
+                    Challenge(
+                        role="server",
+                        server_name=await overheard.server_name(),
+                        certificates=security.server_certificate,
+                        peer=remote,
+                    ),
+                )
+            settings = self._contexts.of(security, server=True)
+            flow = TLSFlow(lower, settings, security, server=True, peer=peer)
         except BaseException:
             lower.abort()
             raise

@@ -14,15 +14,14 @@ import taps_core as taps
 from taps_tls import TLSInfo
 
 from .conftest import PATIENCE, Authority, calling, pair
-from .test_real_peers import FLAGS, VERSIONS, files, needed, s_server, to
+from .peers import OPENSSL, Files, Peers, needed, to
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import pathlib
 
     from taps_core.testing.fixtures import Run
 
-__all__ = ["files", "s_server"]  # fixtures
-
+VERSIONS = pytest.mark.parametrize("version", ["TLSv1.2", "TLSv1.3"])
 KEY = bytes(range(32))
 HAS = pytest.mark.skipif(
     not getattr(ssl, "HAS_PSK", False), reason="Python's ssl has pre-shared keys from 3.13 on"
@@ -166,11 +165,9 @@ def test_keys_that_are_none_for_tls_are_refused(
 @HAS
 @VERSIONS
 def test_openssl_serves_whoever_has_the_key(
-    run: Run, s_server: Callable[..., int], version: str
+    run: Run, authority: Authority, tmp_path: pathlib.Path, version: str
 ) -> None:
-    port = s_server("-nocert", FLAGS[version], "-psk", KEY.hex(), "-psk_identity", "me")
-
-    async def main() -> None:
+    async def main(port: int) -> None:
         async with to(port, keyed()).initiate() as connection:
             await connection.send(b"hello")
             assert (await connection.receive()).data == b"olleh"
@@ -179,7 +176,10 @@ def test_openssl_serves_whoever_has_the_key(
             await to(port, keyed(b"another key")).initiate()
         assert caught.value.detail == "wrong-pre-shared-key"
 
-    run(main)
+    with Peers(Files(tmp_path, authority)) as peers:
+        key = ("-psk", KEY.hex(), "-psk_identity", "me")
+        port = peers.openssl(version, "-nocert", *key)
+        run(lambda: main(port))
 
 
 @HAS
@@ -202,7 +202,7 @@ def test_we_serve_openssl_that_has_the_key(run: Run, version: str) -> None:
                 done = await asyncio.to_thread(
                     subprocess.run,
                     [
-                        *(openssl, "s_client", "-connect", f"127.0.0.1:{port}", FLAGS[version]),
+                        *(openssl, "s_client", "-connect", f"127.0.0.1:{port}", OPENSSL[version]),
                         *("-psk", key.hex(), "-psk_identity", "me", "-quiet"),
                     ],
                     input=b"hello\n",
