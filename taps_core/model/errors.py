@@ -113,7 +113,8 @@ class Attempt:
         started: Seconds since establishment began.
         ended: Seconds since establishment began, or ``None`` while it runs.
         outcome: ``"running"``, ``"ready"``, ``"failed"`` or ``"cancelled"``.
-        error: What ended it, if it failed.
+        error: What ended it, if it failed; if it was cancelled, what it had not done yet,
+            where a layer says that.
     """
 
     __slots__ = ("ended", "error", "outcome", "started", "what")

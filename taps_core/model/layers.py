@@ -277,7 +277,9 @@ class SecurityLayer(_Declaration):
 
         A failed or cancelled handshake aborts the flow below. Nothing of the
         application leaves before the handshake is done, early data excepted
-        that the request carries.
+        that the request carries. When cancelled it may say what it had not done yet, by a
+        CancelledError whose cause is an EstablishmentError: its ``detail`` is that of the
+        EstablishmentTimeout if the time is over.
 
         Raises:
             EstablishmentError, OSError: As the layer below, or the handshake failed.

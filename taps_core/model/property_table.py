@@ -201,6 +201,8 @@ _RESULTS: Final[tuple[Property, ...]] = (
     _state("_taps.peerVerified", _BOOLEAN, "6.3.8",
            "Whether the peer's identity was verified."),
     _state("_taps.sessionResumed", _BOOLEAN, "6.3.6", "Whether an earlier session was resumed."),
+    _state("_taps.preSharedKeyUsed", _BOOLEAN, "6.3.7",
+           "Whether the pre-shared key stood in for certificates."),
     _state("_taps.earlyDataAccepted", _BOOLEAN, "6.2.5",
            "Whether the peer took data that came with the handshake."),
 )

@@ -215,7 +215,12 @@ class RacePlanner:
     @property
     def errors(self) -> list[BaseException]:
         """Of the attempts that failed, in the order of their start."""
-        return [attempt.error for attempt in self.attempts if attempt.error is not None]
+        failed = [attempt.error for attempt in self.attempts if attempt.outcome == "failed"]
+        return [error for error in failed if error is not None]
+
+    def attempt_of(self, leaf: Leaf) -> Attempt:
+        """The record of a leaf that was started."""
+        return self._begun[leaf]
 
     def deadline(self) -> float | None:
         """When :meth:`wake` must be called unless something else happens before."""

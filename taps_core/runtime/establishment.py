@@ -11,7 +11,7 @@ from taps_core.model.errors import EstablishmentError, EstablishmentTimeout, Rea
 from taps_core.model.layers import AcceptRequest, ConnectRequest, EarlyData, SecurityLayer
 from taps_core.planning.candidates import Leaf, build_leaves
 from taps_core.runtime.framing import FramerConnector, accept_framed, wrap
-from taps_core.runtime.race import only, race
+from taps_core.runtime.race import common, only, race, unfinished
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,6 +35,7 @@ __all__ = [
     "connector",
     "establish",
     "frame",
+    "in_time",
     "load",
     "open_stream",
     "plugin_failed",
@@ -90,8 +91,11 @@ def _failure(
     error: BaseException, attempts: Sequence[Attempt], expired: bool, timeout: float | None
 ) -> EstablishmentError:
     if expired and isinstance(error, TimeoutError):
+        # Of those that had failed before, time was not the cause.
+        pending = [each.error for each in attempts if each.outcome == "cancelled"]
         return EstablishmentTimeout(
             f"nothing was ready within {timeout:g} s" + _tried(attempts),
+            detail=common([getattr(each, "detail", None) for each in pending]),
             attempts=attempts,
             transient=True,
         )
@@ -349,6 +353,13 @@ async def connect_again(parent: Connection[Any], clone: Connection[Any], stack: 
 
 def _tried(attempts: Sequence[Attempt]) -> str:
     return "".join(f"\n  {attempt}" for attempt in attempts)
+
+
+def in_time(error: TimeoutError) -> str:
+    """Why a handshake did not end in time, for a sentence."""
+    cancelled = error.__cause__ or error.__context__
+    why = None if cancelled is None else unfinished(cancelled)
+    return str(error if why is None else why) or "it did not end in time"
 
 
 def plugin_failed(error: Exception) -> EstablishmentError:

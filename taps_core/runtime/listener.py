@@ -28,6 +28,7 @@ from taps_core.runtime.establishment import (
     accept,
     accept_now,
     as_establishment_error,
+    in_time,
     load,
     resolve_all,
 )
@@ -174,8 +175,9 @@ class Listener:
             async with asyncio.timeout_at(deadline):
                 framed = await accept(flow, stack, self._blueprint, admitted, deadline)
         except (TapsError, OSError) as error:
-            # TimeoutError is an OSError. A failed handshake is the peer's matter.
-            logger.info("inbound handshake over %s failed: %s", stack, error)
+            # A failed handshake is the peer's matter.
+            why = in_time(error) if isinstance(error, TimeoutError) else error
+            logger.info("inbound handshake over %s failed: %s", stack, why)
             flow.abort()
             return
         except BaseException:

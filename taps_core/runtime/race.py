@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     Late: TypeAlias = AsyncGenerator[Iterable[Leaf], None]
     LateTask: TypeAlias = asyncio.Task[Iterable[Leaf] | None]
 
-__all__ = ["failure", "is_transient", "only", "race"]
+__all__ = ["common", "failure", "is_transient", "only", "race", "unfinished"]
 
 T = TypeVar("T")
 
@@ -122,6 +122,7 @@ async def only(leaf: Leaf, attempt: MakeAttempt, attempts: list[Attempt], began:
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
         if task is None or task.cancelling():
+            record.error = unfinished(error)
             raise
         record.error = _stray_cancellation(leaf, error)
         outcome = "failed"
@@ -180,7 +181,8 @@ class _Contest:
 
     def _start(self, leaves: list[Leaf]) -> None:
         for leaf in leaves:
-            self._tasks[self._loop.create_task(_run(self._attempt, leaf))] = leaf
+            record = self._planner.attempt_of(leaf)
+            self._tasks[self._loop.create_task(_run(self._attempt, leaf, record))] = leaf
 
     def _look_at_attempts(self, done: set[asyncio.Task[Any]]) -> bool:
         """Report what ended; whether there is a winner."""
@@ -263,8 +265,12 @@ class _Contest:
         await until_done(closing)
 
 
-async def _run(attempt: MakeAttempt, leaf: Leaf) -> Flow:
-    return await attempt(leaf)
+async def _run(attempt: MakeAttempt, leaf: Leaf, record: Attempt) -> Flow:
+    try:
+        return await attempt(leaf)
+    except asyncio.CancelledError as error:
+        record.error = unfinished(error)
+        raise
 
 
 async def _next(late: Late) -> Iterable[Leaf] | None:
@@ -356,7 +362,8 @@ def failure(
         With all attempts; reason, detail and ``errno`` are those of the errors
         where they agree. ``__cause__`` is the only error, or an ExceptionGroup.
     """
-    errors = [attempt.error for attempt in attempts if attempt.error is not None] + [*others]
+    failed = [attempt.error for attempt in attempts if attempt.outcome == "failed"]
+    errors = [error for error in failed if error is not None] + [*others]
     lines = [_line(attempt) for attempt in attempts] + [f"{_sentence(error)}" for error in others]
     if not lines:
         message = "there was nothing to try"
@@ -367,12 +374,12 @@ def failure(
     fallback = Reason.ESTABLISHMENT_FAILED if lines else Reason.NO_CANDIDATES
     error = EstablishmentError(
         message,
-        reason=_common([getattr(each, "reason", None) for each in errors]) or fallback,
-        detail=_common([getattr(each, "detail", None) for each in errors]),
+        reason=common([getattr(each, "reason", None) for each in errors]) or fallback,
+        detail=common([getattr(each, "detail", None) for each in errors]),
         attempts=attempts,
         transient=any(map(is_transient, errors)),
     )
-    number = _common([getattr(each, "errno", None) for each in errors])
+    number = common([getattr(each, "errno", None) for each in errors])
     if number is not None:
         error.errno = number
         error.strerror = os.strerror(number)
@@ -381,6 +388,12 @@ def failure(
     elif errors:
         error.__cause__ = BaseExceptionGroup("all attempts failed", errors)
     return error
+
+
+def unfinished(error: BaseException) -> EstablishmentError | None:
+    """What was not done yet when an attempt was cancelled, where its layers say so."""
+    said = error.__cause__
+    return said if isinstance(said, EstablishmentError) else None
 
 
 def is_transient(error: BaseException) -> bool:
@@ -408,6 +421,6 @@ def _sentence(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _common(values: Sequence[T | None]) -> T | None:
+def common(values: Sequence[T | None]) -> T | None:
     """What all of them are, if they agree."""
     return values[0] if len(set(values)) == 1 else None

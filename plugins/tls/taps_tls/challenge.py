@@ -13,7 +13,7 @@ import ssl
 from typing import TYPE_CHECKING, Any
 
 from taps_core.plugin import Certificate, LayerFlow
-from taps_tls.errors import hung_up, refused
+from taps_tls.errors import hung_up, refused, unfinished
 from taps_tls.identity import unusable
 
 if TYPE_CHECKING:
@@ -121,6 +121,8 @@ class Overheard(LayerFlow):
             self._news = self._loop.create_future()
             try:
                 await self._news
+            except asyncio.CancelledError as error:
+                raise error from unfinished(self._peer)
             finally:
                 self._news = None
         self.lower.pause()

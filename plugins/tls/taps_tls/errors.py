@@ -20,6 +20,7 @@ __all__ = [
     "receiving_broken",
     "refused",
     "truncated",
+    "unfinished",
 ]
 
 #: OpenSSL's codes for why a certificate was refused (x509_vfy.h) → detail.
@@ -158,6 +159,15 @@ def hung_up(peer: str, error: Exception | None) -> EstablishmentError:
     )
     failure.__cause__ = error
     return failure
+
+
+def unfinished(peer: str) -> EstablishmentError:
+    """What was not done yet when the time was over, or nobody wanted it any more."""
+    return EstablishmentError(
+        f"TLS: {peer} has not answered in the handshake",
+        detail="handshake-timeout",
+        transient=True,
+    )
 
 
 def refused(detail: str, sentence: str) -> EstablishmentError:

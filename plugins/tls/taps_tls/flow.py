@@ -33,6 +33,7 @@ from taps_tls.errors import (
     receiving_broken,
     refused,
     truncated,
+    unfinished,
 )
 from taps_tls.identity import unusable
 from taps_tls.info import RESULTS, Peer, TLSInfo
@@ -217,6 +218,8 @@ class TLSFlow(LayerFlow):
         self._news = self._loop.create_future()
         try:
             await self._news
+        except asyncio.CancelledError as error:
+            raise error from unfinished(self._peer)
         finally:
             self._news = None
 

@@ -19,6 +19,7 @@ RESULTS: Final = {
     "_taps.peerCertificates": "chain",
     "_taps.peerVerified": "verified",
     "_taps.sessionResumed": "resumed",
+    "_taps.preSharedKeyUsed": "pre_shared_key",
     "_taps.earlyDataAccepted": "early_data",
 }
 

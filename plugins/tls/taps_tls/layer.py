@@ -52,7 +52,10 @@ class TLS(SecurityLayer):
         changes={"zeroRttMsg": Support.NEVER},
         effects={
             **dict.fromkeys(RESULTS, Support.ALWAYS),
-            **dict.fromkeys(("_taps.keyExchangeGroup", "_taps.alpn"), Support.OPTIONAL),
+            **dict.fromkeys(
+                ("_taps.keyExchangeGroup", "_taps.alpn", "_taps.preSharedKeyUsed"),
+                Support.OPTIONAL,
+            ),
             "earlyData": Support.NEVER,
         },
         notes={
@@ -65,6 +68,7 @@ class TLS(SecurityLayer):
             "_taps.peerVerified": "False for clients that are not asked for a certificate, and "
             "where security is opportunistic",
             "_taps.sessionResumed": "by ticket, or by the session's identifier",
+            "_taps.preSharedKeyUsed": "where preSharedKey is given: from Python 3.13 on",
             "_taps.earlyDataAccepted": "False: " + _NO_EARLY_DATA,
             "zeroRttMsg": _NO_EARLY_DATA,
             "earlyData": _NO_EARLY_DATA,

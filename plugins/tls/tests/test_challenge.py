@@ -318,7 +318,10 @@ def test_while_one_client_waits_for_the_callback_others_are_served(
             async def call(name: str) -> None:
                 remote = taps.RemoteEndpoint(hostname=name, ip_address="127.0.0.1", port=port)
                 there = taps.Preconnection(
-                    remote=remote, security=authority.client(), framers="line"
+                    remote=remote,
+                    security=authority.client(),
+                    framers="line",
+                    system=taps.System(),
                 )
                 (await there.initiate(timeout=PATIENCE)).abort()
 

@@ -34,6 +34,7 @@ NAMES = {
     "_taps.peerCertificates": "chain",
     "_taps.peerVerified": "verified",
     "_taps.sessionResumed": "resumed",
+    "_taps.preSharedKeyUsed": "pre_shared_key",
     "_taps.earlyDataAccepted": "early_data",
 }
 
