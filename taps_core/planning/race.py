@@ -23,7 +23,9 @@ address.
 The root is different: a class of weaker (or other) security starts only when
 everything in the class before it has failed, and never while candidates of
 that class may still come: otherwise whoever can slow down the first attempt
-chooses the second (RFC 9623, section 12.1).
+chooses the second (RFC 9623, section 12.1). And plaintext never starts where something
+secured has failed by INVALID_CONFIGURATION: what the application asked of security cannot
+be had, and doing without is no answer to that.
 
 The runtime performs what the planner returns and reports back what happened::
 
@@ -43,7 +45,7 @@ import math
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
-from taps_core.model.errors import Attempt
+from taps_core.model.errors import Attempt, Reason
 from taps_core.planning.candidates import Leaf, interleave
 
 if TYPE_CHECKING:
@@ -149,6 +151,7 @@ class RacePlanner:
         "_began",
         "_begun",
         "_delay",
+        "_is_misconfigured",
         "_nodes",
         "_over",
         "_racing",
@@ -176,6 +179,7 @@ class RacePlanner:
         self._began = began
         self._started = False
         self._over = False
+        self._is_misconfigured = False
         self._root = _Node(0, None, None)
         #: Every leaf.
         self._nodes: dict[Leaf, _Node] = {}
@@ -210,7 +214,9 @@ class RacePlanner:
     @property
     def failed(self) -> bool:
         """Everything was tried in vain, or there is nothing to try, and nothing will come."""
-        return not (self.expecting or self._over) and self._root.failed
+        if self.expecting or self._over:
+            return False
+        return self._root.failed or (self._root.stuck and self._is_barred(self._root))
 
     @property
     def errors(self) -> list[BaseException]:
@@ -282,6 +288,8 @@ class RacePlanner:
             RuntimeError: It was not running.
         """
         self._end(leaf, "failed", now).error = error
+        if getattr(error, "reason", None) is Reason.INVALID_CONFIGURATION:
+            self._is_misconfigured = True
         node = self._nodes[leaf]
         # Whatever has failed now makes its parent go on at once. Not the root:
         # there only the failure of everything before counts.
@@ -354,7 +362,18 @@ class RacePlanner:
         if node is self._root and self.expecting:
             # Only the first class may begin before all candidates are known.
             return node.begun == 0 and node.children[0].key == 0
+        if node is self._root and self._is_barred(node):
+            return False
         return node.next_at <= now or node.stuck
+
+    def _is_barred(self, root: _Node) -> bool:
+        """Whether all that is left is plaintext, in place of security that cannot be had."""
+        if not (root.begun and root.waiting and self._is_misconfigured):
+            return False
+        node = root.children[root.begun]
+        while node.leaf is None:
+            node = node.children[0]
+        return node.leaf.stack.capabilities.protection is None
 
     def _begin_child(self, node: _Node, now: float, begun: list[Leaf]) -> Leaf:
         child = node.children[node.begun]

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taps_core.model.endpoints import RemoteEndpoint
+from taps_core.model.errors import EstablishmentError, Reason
 from taps_core.planning.candidates import Leaf
 from taps_core.planning.race import (
     MAX_DELAY,
@@ -450,6 +451,29 @@ def test_a_black_hole_never_brings_the_weaker_class() -> None:
     assert run.starts() == [(0.0, f"TLS/TCP {V6[0]}")]
     assert run.planner.deadline() is None
     assert not run.planner.failed
+
+
+@pytest.mark.parametrize(
+    ("reason", "protection", "starts"),
+    [
+        (Reason.INVALID_CONFIGURATION, None, 1),
+        (Reason.ESTABLISHMENT_FAILED, None, 2),
+        # Another protocol may be able to do what this one cannot.
+        (Reason.INVALID_CONFIGURATION, "some", 2),
+    ],
+)
+@pytest.mark.requirement("R-9621-3.3-03")
+def test_plaintext_is_no_answer_to_parameters_that_cannot_be_honoured(
+    reason: Reason, protection: Any, starts: int
+) -> None:
+    first, second = leaf("TLS/TCP", V6[0]), leaf("TCP", V6[0], group=1)
+    second.stack.capabilities = SimpleNamespace(protection=protection)
+    planner = RacePlanner([first, second])
+    begun = planner.start(0.0)
+    begun += planner.attempt_failed(first, EstablishmentError("no", reason=reason), 1.0)
+    assert begun == [first, second][:starts]
+    assert planner.failed is (starts == 1)
+    assert planner.deadline() is None
 
 
 def test_classes_start_in_their_order_whatever_the_order_of_the_leaves() -> None:

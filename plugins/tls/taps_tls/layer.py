@@ -96,8 +96,8 @@ class TLS(SecurityLayer):
 
         Raises:
             EstablishmentError: INVALID_CONFIGURATION: parameters that are wrong, or that
-                cannot be honoured; nothing was sent. ESTABLISHMENT_FAILED: the handshake
-                failed; ``detail`` says why.
+                cannot be honoured; nothing was sent. NO_CANDIDATES: in a Rendezvous.
+                ESTABLISHMENT_FAILED: the handshake failed; ``detail`` says why.
             OSError: As the layer below.
         """
         from taps_core.plugin import SecurityMode
@@ -106,7 +106,7 @@ class TLS(SecurityLayer):
         if request.role == "rendezvous":
             raise EstablishmentError(
                 "TLS: in a Rendezvous nobody is the server",
-                reason=Reason.INVALID_CONFIGURATION,
+                reason=Reason.NO_CANDIDATES,
                 detail="rendezvous",
             )
         security = request.security
