@@ -101,6 +101,7 @@ def test_a_peer_that_never_answers_costs_the_time_that_was_given(
         error = await meet(answer, authority.client(), timeout=0.2)
         assert isinstance(error, taps.EstablishmentTimeout)
         assert error.reason is taps.Reason.TIMEOUT
+        assert error.detail == "handshake-timeout"
         assert "TLS/TCP" in str(error)
 
     run(main)
