@@ -252,5 +252,9 @@ def table_as_json(table: Capabilities | LayerCapabilities) -> dict[str, Any]:
         "needs": sorted(table.needs),
         "data_unit": None if table.data_unit is None else table.data_unit.value,
         "changes": {name: support.value for name, support in table.changes.items()},
+        # None: as below.
+        "connected": table.connected,
+        "may_duplicate": table.may_duplicate,
+        "half_close": table.half_close,
         **told,
     }

@@ -125,14 +125,15 @@ def _stack_facts(table: Capabilities | LayerCapabilities) -> Iterator[tuple[str,
         yield "carries", "as below it" if table.data_unit is None else table.data_unit.value
     else:
         yield "carries", table.data_unit.value
+    if table.connected is not None:
         yield (
             "connection",
             "establishment exchanges packets: Ready proves a peer"
             if table.connected
             else "none: Ready proves nothing about the peer",
         )
-        if table.may_duplicate:
-            yield "duplicates", "the peer may get a Message twice"
+    if table.may_duplicate:
+        yield "duplicates", "the peer may get a Message twice"
     if table.half_close is not None:
         yield "half-close", "yes" if table.half_close else "no"
     yield "early data", "a Message may go with the handshake" if table.early_data else "no"

@@ -281,6 +281,8 @@ class LayerCapabilities:
     """``None``: as below. False for a layer that drops what it has seen."""
     half_close: bool | None = None
     """``None``: as below."""
+    connected: bool | None = None
+    """``None``: as below. True for a layer that shakes hands over what is connectionless."""
 
 
 def renoted(

@@ -141,7 +141,7 @@ class Demands:
                 named = sorted({protocol for _, protocol in endpoints if protocol is not None})
                 sentence = f"the {what} Endpoint is for {' or '.join(named)} only"
             else:
-                served = " and ".join(_kind_word(kind) for kind in sorted(transport.serves))
+                served = " and ".join(_kind_word(kind) for kind in sorted(stack.reaches))
                 sentence = f"reaches {served}, which the {what} Endpoint is not"
             yield Why(sentence, By.APPLICATION)
 

@@ -253,14 +253,19 @@ class Stack:
         own = tuple(self.transport.properties)
         return own if self.security is None else (*own, *self.security.properties)
 
+    @property
+    def reaches(self) -> frozenset[str]:
+        """Kinds of endpoint: those of the transport, but security is between two ends."""
+        served = self.transport.serves
+        return served if self.security is None else served - {"multicast"}
+
     def serves(self, kinds: frozenset[str], protocol: str | None = None) -> bool:
         """Whether it reaches an endpoint with these ``kinds`` and ``protocol``.
 
         An endpoint that says nothing but an interface is reached by all.
         """
-        transport = self.transport
-        return (not kinds or not kinds.isdisjoint(transport.serves)) and (
-            protocol is None or protocol == transport.name
+        return (not kinds or not kinds.isdisjoint(self.reaches)) and (
+            protocol is None or protocol == self.transport.name
         )
 
     def with_framers(self, framers: Sequence[FramerDefinition]) -> Stack:
@@ -363,7 +368,7 @@ def _secured(lower: Capabilities, layer: LayerCapabilities) -> Capabilities:
         support={**lower.support, **layer.changes},
         effects={**lower.effects, **layer.effects},
         notes=renoted(lower.notes, layer.changes, layer.effects, layer.notes),
-        connected=lower.connected,
+        connected=lower.connected if layer.connected is None else layer.connected,
         may_duplicate=(lower.may_duplicate if layer.may_duplicate is None else layer.may_duplicate),
         half_close=lower.half_close if layer.half_close is None else layer.half_close,
         early_data=layer.early_data,

@@ -359,8 +359,9 @@ def failure(
             not be resolved.
 
     Returns:
-        With all attempts; reason, detail and ``errno`` are those of the errors
-        where they agree. ``__cause__`` is the only error, or an ExceptionGroup.
+        With all attempts; reason and ``errno`` are those of the errors where they
+        agree, detail that of those which have one. ``__cause__`` is the only error, or
+        an ExceptionGroup.
     """
     failed = [attempt.error for attempt in attempts if attempt.outcome == "failed"]
     errors = [error for error in failed if error is not None] + [*others]
@@ -371,11 +372,12 @@ def failure(
         message = lines[0]
     else:
         message = "no attempt succeeded:" + "".join(f"\n  {line}" for line in lines)
+    details: list[str | None] = [getattr(each, "detail", None) for each in errors]
     fallback = Reason.ESTABLISHMENT_FAILED if lines else Reason.NO_CANDIDATES
     error = EstablishmentError(
         message,
         reason=common([getattr(each, "reason", None) for each in errors]) or fallback,
-        detail=common([getattr(each, "detail", None) for each in errors]),
+        detail=common([each for each in details if each is not None]),
         attempts=attempts,
         transient=any(map(is_transient, errors)),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -24,6 +24,7 @@ __all__ = [
     "expired",
     "issuer",
     "key_kind",
+    "load_key",
     "names",
     "pem_certificates",
     "pem_key",
@@ -71,13 +72,24 @@ def pem_key(key: bytes | HasPrivateBytes, password: bytes | None) -> tuple[bytes
     elif key.lstrip().startswith(b"-----"):
         return key, password
     else:
-        loaded = serialization.load_der_private_key(key, password)
+        loaded = load_key(key, password)
     plain = loaded.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
     return plain, None
+
+
+def load_key(key: bytes, password: bytes | None) -> Any:
+    """A private key from PEM or DER; in PEM there may be certificates before it.
+
+    Raises:
+        ValueError, TypeError: It is no key, or the password is wrong, missing, or too much.
+    """
+    if key.lstrip().startswith(b"-----"):
+        return serialization.load_pem_private_key(key, password)
+    return serialization.load_der_private_key(key, password)
 
 
 def names(der: bytes) -> tuple[str, ...]:

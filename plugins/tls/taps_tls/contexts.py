@@ -11,7 +11,7 @@ import os
 import ssl
 import sys
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from taps_core.plugin import EstablishmentError, SecurityMode
 from taps_tls.identity import chain_of, content, load_identity, shown_as, unusable
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
     from taps_core.plugin import Certificate, SecurityParameters
 
-__all__ = ["VERSIONS", "Contexts", "Settings"]
+__all__ = ["VERSIONS", "Contexts", "Settings", "tls_settings"]
+
+T = TypeVar("T")
 
 #: ``allowedSecurityProtocols`` → OpenSSL's, best first.
 VERSIONS: Final = {"TLSv1.3": ssl.TLSVersion.TLSv1_3, "TLSv1.2": ssl.TLSVersion.TLSv1_2}
@@ -70,7 +72,7 @@ class Settings:
         context: ssl.SSLContext,
         versions: frozenset[str],
         pins: tuple[frozenset[bytes], ...] = (),
-        sessions: Sessions | None = None,
+        sessions: Sessions[ssl.SSLSession] | None = None,
         keyed: bool = False,
     ) -> None:
         self.context = context
@@ -80,13 +82,18 @@ class Settings:
         self.sessions = sessions
 
 
-class Contexts:
-    """Settings, made once for parameters that are alike."""
+class Contexts(Generic[T]):
+    """Settings, made once for parameters that are alike.
 
-    def __init__(self) -> None:
-        self._kept: OrderedDict[Hashable, Settings] = OrderedDict()
+    Args:
+        make: Makes them, of parameters and of whether they are a server's.
+    """
 
-    def known(self, security: SecurityParameters, *, server: bool) -> Settings | None:
+    def __init__(self, make: Callable[[SecurityParameters, bool], T]) -> None:
+        self._make = make
+        self._kept: OrderedDict[Hashable, T] = OrderedDict()
+
+    def known(self, security: SecurityParameters, *, server: bool) -> T | None:
         """What was made before for parameters like these."""
         key = _key(security, server)
         settings = self._kept.get(key)
@@ -94,7 +101,7 @@ class Contexts:
             self._kept.move_to_end(key)
         return settings
 
-    def of(self, security: SecurityParameters, *, server: bool) -> Settings:
+    def of(self, security: SecurityParameters, *, server: bool) -> T:
         """What is known, or new. Reads files; the system's store takes many milliseconds.
 
         With an identity challenge callback nobody's certificate is there yet.
@@ -106,11 +113,20 @@ class Contexts:
         settings = self.known(security, server=server)
         if settings is None:
             key = _key(security, server)
-            settings = _server(security) if server else _client(security)
+            settings = self._make(security, server)
             self._kept[key] = settings
             while len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
         return settings
+
+
+def tls_settings(security: SecurityParameters, server: bool) -> Settings:
+    """Settings of TLS, from parameters.
+
+    Raises:
+        EstablishmentError: As :meth:`Contexts.of`.
+    """
+    return _server(security) if server else _client(security)
 
 
 def _key(security: SecurityParameters, server: bool) -> Hashable:
@@ -144,7 +160,9 @@ def _client(security: SecurityParameters) -> Settings:
     versions = _versions(security)
     verifies = security.mode is not SecurityMode.OPPORTUNISTIC
     pins = tuple(frozenset(chain_of(each)) for each in security.pinned_server_certificate)
-    sessions = Sessions(security.max_cached_sessions, security.cached_session_lifetime_seconds)
+    sessions: Sessions[ssl.SSLSession] = Sessions(
+        security.max_cached_sessions, security.cached_session_lifetime_seconds
+    )
     if security.context is not None:
         context = _given(security)
         if verifies and not (context.verify_mode is ssl.CERT_REQUIRED and context.check_hostname):

@@ -130,6 +130,7 @@ def handshake_failed(
     chain: Sequence[bytes],
     *,
     keyed: bool = False,
+    protocol: str = "TLS",
 ) -> EstablishmentError:
     """Why there is no Connection.
 
@@ -139,20 +140,21 @@ def handshake_failed(
         name: The name asked for; ``None`` where this end is the server.
         chain: The certificates that the peer showed, in DER; empty if not known.
         keyed: Whether this end has a pre-shared key.
+        protocol: To begin the sentence with.
     """
     if isinstance(error, ssl.SSLCertVerificationError):
         detail, sentence = _verdict(error, peer, name, chain)
     else:
         detail, sentence = _explained(error, peer, _REASONS_WITH_A_KEY if keyed else {})
-    failure = EstablishmentError(f"TLS: {sentence}", detail=detail)
+    failure = EstablishmentError(f"{protocol}: {sentence}", detail=detail)
     failure.__cause__ = error
     return failure
 
 
-def hung_up(peer: str, error: Exception | None) -> EstablishmentError:
+def hung_up(peer: str, error: Exception | None, protocol: str = "TLS") -> EstablishmentError:
     """The flow below ended before the handshake did."""
     failure = EstablishmentError(
-        f"TLS: {peer} ended the connection during the handshake"
+        f"{protocol}: {peer} ended the connection during the handshake"
         + ("" if error is None else f": {error}"),
         detail="closed-during-handshake",
         transient=True,
@@ -184,10 +186,10 @@ def truncated(peer: str) -> ReceiveError:
     )
 
 
-def receiving_broken(error: ssl.SSLError, peer: str) -> ReceiveError:
+def receiving_broken(error: ssl.SSLError, peer: str, protocol: str = "TLS") -> ReceiveError:
     """Why nothing more is received."""
     detail, sentence = _explained(error, peer)
-    failure = ReceiveError(f"TLS: {sentence}", reason=Reason.PROTOCOL_FAILED, detail=detail)
+    failure = ReceiveError(f"{protocol}: {sentence}", reason=Reason.PROTOCOL_FAILED, detail=detail)
     failure.__cause__ = error
     return failure
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import ssl
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
@@ -37,6 +36,7 @@ from taps_tls.errors import (
 )
 from taps_tls.identity import unusable
 from taps_tls.info import RESULTS, Peer, TLSInfo
+from taps_tls.judging import judge, match_pins
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -233,35 +233,17 @@ class TLSFlow(LayerFlow):
         Raises:
             EstablishmentError: The peer is not welcome.
         """
-        pins = self._settings.pins
-        if pins:
-            shown = {*_chain(self._tls, verified=True), *_chain(self._tls, verified=False)}
-            if not any(pin <= shown for pin in pins):
-                raise refused("wrong-pin", f"{self._peer} showed none of the pinned certificates")
-        callback = self._security.trust_verification_callback
         chain = self._shown()
-        if callback is None or (self._server and not chain):
+        if self._settings.pins:
+            match_pins(self._settings.pins, (*chain, *_chain(self._tls, verified=True)), self._peer)
+        if self._server and not chain:
             return
         peer = Peer(
             server_name=None if self._server else self._name,
             chain=chain,
             verified=self._verifies or self._keyed,
         )
-        try:
-            verdict = callback(peer)
-            if inspect.isawaitable(verdict):
-                # So long nothing is read, and the peer has to wait.
-                self.lower.pause()
-                verdict = await verdict
-                self.lower.resume()
-        except Exception as error:
-            # It may raise anything, and whatever that is, the peer was not approved.
-            failure = refused(
-                "trust-callback", f"the trust verification callback failed: {error!r}"
-            )
-            raise failure from error
-        if verdict is False:
-            raise refused("trust-callback", f"the trust verification callback refused {self._peer}")
+        await judge(self._security, peer, self.lower, self._peer)
 
     @property
     def _verifies(self) -> bool:
@@ -540,7 +522,7 @@ class TLSFlow(LayerFlow):
         sessions = self._settings.sessions
         if session is not None and session.has_ticket and sessions is not None:
             self._looks = 0
-            sessions.keep(self._name or "", session)
+            sessions.keep(self._name or "", session, session.time, session.timeout)
 
     def finished(self) -> None:
         """Pass up nothing: only the peer itself can say that it has finished."""

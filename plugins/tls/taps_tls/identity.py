@@ -6,7 +6,7 @@ import contextlib
 import os
 import ssl
 import tempfile
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from taps_core.plugin import EstablishmentError, Reason
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     #: A path, content, or objects of cryptography.
     Chain: TypeAlias = str | bytes | tuple[HasPublicBytes, ...]
 
-__all__ = ["chain_of", "content", "load_identity", "shown_as", "unusable"]
+__all__ = ["chain_of", "content", "load_identity", "private_key", "shown_as", "unusable"]
 
 
 def unusable(sentence: str, detail: str = "certificate-unusable") -> EstablishmentError:
@@ -93,8 +93,12 @@ def content(chain: Chain) -> bytes:
         raise unusable(f"the certificate {chain} cannot be read: {error.strerror}") from error
 
 
-def chain_of(chain: Chain) -> list[bytes]:
+def chain_of(chain: Chain, what: str = "certificate") -> list[bytes]:
     """The certificates in a file, in content or as objects, in DER, the leaf first.
+
+    Args:
+        chain: A path, PEM or DER content, or objects.
+        what: What to call it in a sentence.
 
     Raises:
         EstablishmentError: INVALID_CONFIGURATION: it cannot be read, or holds none.
@@ -104,7 +108,38 @@ def chain_of(chain: Chain) -> list[bytes]:
     try:
         return ders(content(chain))
     except ValueError as error:
-        raise unusable(f"the certificate {shown_as(chain)} is neither PEM nor DER") from error
+        raise unusable(f"the {what} {shown_as(chain)} is neither PEM nor DER") from error
+
+
+def private_key(certificate: Certificate) -> Any:
+    """The key of a certificate, as ``cryptography`` has it.
+
+    Raises:
+        EstablishmentError: INVALID_CONFIGURATION: it cannot be read. What is in it never
+            is in the sentence.
+    """
+    from taps_tls.certificates import load_key
+
+    shown, key = shown_as(certificate.chain), certificate.key
+    if not (key is None or isinstance(key, (str, bytes))):
+        return key
+    password = certificate.password
+    secret = password.encode() if isinstance(password, str) else password
+    try:
+        return load_key(content(certificate.chain if key is None else key), secret)
+    except TypeError as error:
+        if secret is None:
+            sentence = f"the key of the certificate {shown} is encrypted: give its password"
+        else:
+            sentence = f"the key of the certificate {shown} is not encrypted: give no password"
+        raise unusable(sentence) from error
+    except ValueError as error:
+        sentence = (
+            f"the key of the certificate {shown} cannot be read"
+            if secret is None
+            else f"the password does not open the key of the certificate {shown}"
+        )
+        raise unusable(sentence) from error
 
 
 @contextlib.contextmanager

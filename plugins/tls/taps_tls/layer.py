@@ -37,9 +37,39 @@ if TYPE_CHECKING:
     )
     from taps_tls.contexts import Contexts, Settings
 
-__all__ = ["TLS"]
+__all__ = ["TLS", "name_to_verify"]
 
 _NO_EARLY_DATA: Final = "TLS 1.3 could, but Python's ssl offers no early data"
+
+
+def name_to_verify(request: ConnectRequest, protocol: str) -> str | None:
+    """The name or address that the server's certificate must carry.
+
+    ``None`` where there is none, and security is opportunistic.
+
+    Raises:
+        EstablishmentError: INVALID_CONFIGURATION: there is nothing to verify.
+            NO_CANDIDATES: in a Rendezvous.
+    """
+    from taps_core.plugin import SecurityMode
+
+    if request.role == "rendezvous":
+        raise EstablishmentError(
+            f"{protocol}: in a Rendezvous nobody is the server",
+            reason=Reason.NO_CANDIDATES,
+            detail="rendezvous",
+        )
+    name = request.server_name or request.remote.ip_address
+    if name is not None:
+        # A zone is of this machine, and a final dot of the DNS.
+        return name.partition("%")[0].rstrip(".")
+    if request.security.mode is not SecurityMode.OPPORTUNISTIC:
+        raise EstablishmentError(
+            f"{protocol}: there is no name to verify: give the Remote Endpoint a hostname",
+            reason=Reason.INVALID_CONFIGURATION,
+            detail="no-name",
+        )
+    return None
 
 
 class TLS(SecurityLayer):
@@ -79,7 +109,7 @@ class TLS(SecurityLayer):
     )
 
     def __init__(self) -> None:
-        self._made: Contexts | None = None
+        self._made: Contexts[Settings] | None = None
 
     def availability(self) -> Availability:
         """Not where Python was built without OpenSSL."""
@@ -100,23 +130,10 @@ class TLS(SecurityLayer):
                 ESTABLISHMENT_FAILED: the handshake failed; ``detail`` says why.
             OSError: As the layer below.
         """
-        from taps_core.plugin import SecurityMode
         from taps_tls.flow import TLSFlow
 
-        if request.role == "rendezvous":
-            raise EstablishmentError(
-                "TLS: in a Rendezvous nobody is the server",
-                reason=Reason.NO_CANDIDATES,
-                detail="rendezvous",
-            )
         security = request.security
-        name = request.server_name or request.remote.ip_address
-        if name is None and security.mode is not SecurityMode.OPPORTUNISTIC:
-            raise EstablishmentError(
-                "TLS: there is no name to verify: give the Remote Endpoint a hostname",
-                reason=Reason.INVALID_CONFIGURATION,
-                detail="no-name",
-            )
+        name = name_to_verify(request, "TLS")
         settings = await self._client_settings(security)
         # Early data would leave as plaintext below.
         below = await lower.connect(dataclasses.replace(request, early=None))
@@ -141,8 +158,7 @@ class TLS(SecurityLayer):
                 security,
                 server=False,
                 peer=str(request.remote),
-                # A zone is of this machine, and a final dot of the DNS.
-                name=None if name is None else name.partition("%")[0].rstrip("."),
+                name=name,
                 resumes=not request.properties.get("isolateSession", False),
             )
         except BaseException:
@@ -212,9 +228,9 @@ class TLS(SecurityLayer):
         return throwaway()
 
     @property
-    def _contexts(self) -> Contexts:
+    def _contexts(self) -> Contexts[Settings]:
         if self._made is None:
-            from taps_tls.contexts import Contexts
+            from taps_tls.contexts import Contexts, tls_settings
 
-            self._made = Contexts()
+            self._made = Contexts(tls_settings)
         return self._made

@@ -1,8 +1,6 @@
-"""TLS keeps what every security layer promises, and over it a byte stream is still one."""
+"""TLS and DTLS keep what every security layer promises; over TLS a byte stream is still one."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 from taps_core.plugin import LocalEndpoint
 from taps_core.testing import MemoryNetwork, MemoryStream, random_chunks
@@ -12,30 +10,30 @@ from taps_tls import taps_security_layers
 
 from .secured import Secured
 
-if TYPE_CHECKING:
-    from taps_core.plugin import SecurityLayer
-
-LAYER: SecurityLayer
-(LAYER,) = taps_security_layers()
+TLS, DTLS = taps_security_layers()
 (TCP,) = taps_transports()
 
 
 class TestTLS(SecurityLayerConformance):
-    layer = LAYER
+    layer = TLS
+
+
+class TestDTLS(SecurityLayerConformance):
+    layer = DTLS
 
 
 class TestTLSOverMemory(ByteStreamConformance):
-    transport = Secured(LAYER, MemoryStream(MemoryNetwork()))
+    transport = Secured(TLS, MemoryStream(MemoryNetwork()))
 
 
 class TestTLSOverMemoryInChunks(ByteStreamConformance):
-    transport = Secured(LAYER, MemoryStream(MemoryNetwork(), chunk=random_chunks(1)))
+    transport = Secured(TLS, MemoryStream(MemoryNetwork(), chunk=random_chunks(1)))
 
 
 class TestTLSOverTCP(ByteStreamConformance):
-    transport = Secured(LAYER, TCP)
+    transport = Secured(TLS, TCP)
 
 
 class TestTLSOverTCPAndIPv6(ByteStreamConformance):
-    transport = Secured(LAYER, TCP)
+    transport = Secured(TLS, TCP)
     local = LocalEndpoint(ip_address="::1", port=0)

@@ -1,0 +1,188 @@
+"""DTLS 1.2 as a security layer over datagrams.
+
+Importing this module loads neither pyOpenSSL nor a certificate: that is left to the first
+Connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import importlib.util
+from typing import TYPE_CHECKING, Any, Final
+
+from taps_core.plugin import (
+    AVAILABLE,
+    Availability,
+    DataUnit,
+    EstablishmentError,
+    LayerCapabilities,
+    Protection,
+    Reason,
+    SecurityLayer,
+    Support,
+)
+from taps_tls.layer import name_to_verify
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from taps_core.plugin import (
+        AcceptRequest,
+        Connector,
+        ConnectRequest,
+        Door,
+        Flow,
+        SecurityParameters,
+    )
+    from taps_tls.contexts import Contexts
+    from taps_tls.dtls_contexts import DTLSSettings
+
+__all__ = ["DTLS"]
+
+_NO_EARLY_DATA: Final = "DTLS 1.2 has no early data"
+_COVERED: Final = "what was changed anywhere in a record is dropped"
+
+
+class DTLS(SecurityLayer):
+    """Security layer ``dtls``."""
+
+    name = "dtls"
+    capabilities = LayerCapabilities(
+        over=frozenset({DataUnit.DATAGRAM}),
+        changes={
+            "zeroRttMsg": Support.NEVER,
+            "fullChecksumSend": Support.ALWAYS,
+            "fullChecksumRecv": Support.ALWAYS,
+            "activeReadBeforeSend": Support.OPTIONAL,
+        },
+        effects={
+            "earlyData": Support.NEVER,
+            "msgChecksumLen": Support.NEVER,
+            "recvChecksumLen": Support.NEVER,
+            "receivedFinal": Support.NEVER,
+        },
+        notes={
+            "zeroRttMsg": _NO_EARLY_DATA,
+            "earlyData": _NO_EARLY_DATA,
+            "fullChecksumSend": _COVERED,
+            "fullChecksumRecv": _COVERED,
+            "msgChecksumLen": _COVERED,
+            "recvChecksumLen": _COVERED,
+            "activeReadBeforeSend": "either side may write first, once hands are shaken",
+            "sendMsgMaxLen": "what a record leaves of a datagram, 16384 at the most",
+            "receivedFinal": "close_notify ends both directions",
+        },
+        protection=Protection(protocols=("DTLSv1.2",)),
+        connected=True,
+        may_duplicate=False,
+        half_close=False,
+    )
+
+    def __init__(self) -> None:
+        self._made: Contexts[DTLSSettings] | None = None
+
+    def availability(self) -> Availability:
+        """Not without pyOpenSSL: Python's ``ssl`` has no DTLS."""
+        if importlib.util.find_spec("OpenSSL") is not None:
+            return AVAILABLE
+        return Availability(
+            available=False, reason="pyOpenSSL is missing", remedy="pip install pyopenssl"
+        )
+
+    async def connect(self, lower: Connector, request: ConnectRequest) -> Flow:
+        """Connect ``lower``, shake hands as a client, and verify who is there.
+
+        Raises:
+            EstablishmentError: INVALID_CONFIGURATION: parameters that are wrong, or that
+                cannot be honoured; nothing was sent. ESTABLISHMENT_FAILED: the handshake
+                failed; ``detail`` says why.
+            OSError: As the layer below; a port where nobody listens.
+        """
+        name = name_to_verify(request, "DTLS")
+        contexts, security = self._contexts, request.security
+        settings = contexts.known(security, server=False)
+        if settings is None:
+            # Loading pyOpenSSL and the system's store takes as long as many round trips.
+            settings = await asyncio.get_running_loop().run_in_executor(
+                None, lambda: contexts.of(security, server=False)
+            )
+        from taps_tls.dtls_flow import DTLSFlow
+
+        # Early data would leave as plaintext below.
+        below = await lower.connect(dataclasses.replace(request, early=None))
+        try:
+            flow = DTLSFlow(
+                below,
+                settings,
+                security,
+                settings.client(name),
+                peer=str(request.remote),
+                name=name,
+                resumes=not request.properties.get("isolateSession", False),
+            )
+        except BaseException:
+            below.abort()
+            raise
+        await flow.shake()
+        return flow
+
+    async def accept(self, lower: Flow, request: AcceptRequest) -> Flow:
+        """Shake hands as a server, with whom the door has let in.
+
+        Raises:
+            EstablishmentError: As :meth:`connect`; nobody has asked the door.
+        """
+        admitted = request.admitted
+        if admitted is None:
+            lower.abort()
+            raise EstablishmentError(
+                "DTLS: the transport has not asked the door for a cookie",
+                reason=Reason.INVALID_CONFIGURATION,
+                detail="no-cookie",
+            )
+        from taps_tls.dtls_flow import DTLSFlow
+
+        try:
+            settings = self._contexts.of(request.security, server=True)
+            remote = lower.remote_endpoint
+            flow = DTLSFlow(
+                lower,
+                settings,
+                request.security,
+                admitted.connection,
+                peer="the peer" if remote is None else str(remote),
+                admitted=admitted,
+            )
+        except BaseException:
+            lower.abort()
+            raise
+        await flow.shake()
+        return flow
+
+    def door(self, properties: Mapping[str, Any], security: SecurityParameters) -> Door | None:
+        """Cookies, before anything is remembered (RFC 6347, section 4.2.1).
+
+        Raises:
+            EstablishmentError: INVALID_CONFIGURATION: parameters that are wrong, or that
+                cannot be honoured.
+        """
+        settings = self._contexts.of(security, server=True)
+        from taps_tls.dtls_door import DTLSDoor
+
+        return DTLSDoor(settings)
+
+    def acquainted(self) -> tuple[SecurityParameters, SecurityParameters]:
+        """A certificate for loopback addresses, good for a day, and who trusts it."""
+        from taps_tls.certificates import throwaway
+
+        return throwaway()
+
+    @property
+    def _contexts(self) -> Contexts[DTLSSettings]:
+        if self._made is None:
+            from taps_tls.contexts import Contexts
+            from taps_tls.dtls_contexts import dtls_settings
+
+            self._made = Contexts(dtls_settings)
+        return self._made

@@ -1,0 +1,56 @@
+"""Whether the peer is welcome, once its certificates are there and before ours are shown."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING
+
+from taps_tls.errors import refused
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+    from taps_core.plugin import Flow, SecurityParameters
+    from taps_tls.info import Peer
+
+__all__ = ["judge", "match_pins"]
+
+
+def match_pins(pins: Iterable[frozenset[bytes]], shown: Collection[bytes], peer: str) -> None:
+    """Compare with the pinned chains: all of one must be among ``shown`` (in DER).
+
+    Raises:
+        EstablishmentError: None of them is, though there are some.
+    """
+    pins = tuple(pins)
+    if pins and not any(pin <= set(shown) for pin in pins):
+        raise refused("wrong-pin", f"{peer} showed none of the pinned certificates")
+
+
+async def judge(security: SecurityParameters, peer: Peer, below: Flow, whose: str) -> None:
+    """Ask the application; nothing is read meanwhile, and the peer has to wait.
+
+    Args:
+        security: For its trust verification callback.
+        peer: What the callback is given.
+        below: Paused for as long as a coroutine runs.
+        whose: Who is at the other end, for sentences.
+
+    Raises:
+        EstablishmentError: The peer is not welcome.
+    """
+    callback = security.trust_verification_callback
+    if callback is None:
+        return
+    try:
+        verdict = callback(peer)
+        if inspect.isawaitable(verdict):
+            below.pause()
+            verdict = await verdict
+            below.resume()
+    except Exception as error:
+        # It may raise anything, and whatever that is, the peer was not approved.
+        failure = refused("trust-callback", f"the trust verification callback failed: {error!r}")
+        raise failure from error
+    if verdict is False:
+        raise refused("trust-callback", f"the trust verification callback refused {whose}")
