@@ -22,6 +22,7 @@ from taps_core.plugin import (
     SecurityLayer,
     Support,
 )
+from taps_tls.info import RESULTS
 from taps_tls.layer import name_to_verify
 
 if TYPE_CHECKING:
@@ -57,12 +58,25 @@ class DTLS(SecurityLayer):
             "activeReadBeforeSend": Support.OPTIONAL,
         },
         effects={
+            **dict.fromkeys(RESULTS, Support.ALWAYS),
+            "_taps.alpn": Support.OPTIONAL,
+            "_taps.preSharedKeyUsed": Support.NEVER,
             "earlyData": Support.NEVER,
             "msgChecksumLen": Support.NEVER,
             "recvChecksumLen": Support.NEVER,
             "receivedFinal": Support.NEVER,
         },
         notes={
+            "_taps.securityProtocol": "DTLSv1.2",
+            "_taps.ciphersuite": "by OpenSSL's name",
+            "_taps.keyExchangeGroup": "by OpenSSL's name",
+            "_taps.alpn": "what was chosen of alpn",
+            "_taps.peerCertificates": "as shown; where a session was resumed the first alone",
+            "_taps.peerVerified": "False for clients that are not asked for a certificate, and "
+            "where security is opportunistic",
+            "_taps.sessionResumed": "by ticket",
+            "_taps.preSharedKeyUsed": "pyOpenSSL has none",
+            "_taps.earlyDataAccepted": "False: " + _NO_EARLY_DATA,
             "zeroRttMsg": _NO_EARLY_DATA,
             "earlyData": _NO_EARLY_DATA,
             "fullChecksumSend": _COVERED,

@@ -22,7 +22,7 @@ from service_identity.cryptography import (
 )
 
 from taps_core.plugin import SecurityMode
-from taps_tls.certificates import names
+from taps_tls.certificates import names, self_signed
 from taps_tls.identity import chain_of, private_key, unusable
 from taps_tls.sessions import Sessions
 
@@ -38,6 +38,9 @@ VERSION: Final = "DTLSv1.2"
 _NUMBER: Final = 0xFEFD
 #: Forward secret, authenticated encryption (RFC 9325, section 4.2).
 _SUITES: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
+#: SSL_MODE_NO_AUTO_CHAIN, which pyOpenSSL has no name for: authorities that are trusted here
+#: are not shown to the peer.
+_NO_AUTO_CHAIN: Final = 0x8
 #: Sessions are of this use, and of no other of the same process.
 _SESSION_CONTEXT: Final = b"taps-tls"
 #: pyOpenSSL takes a curve; those of RFC 7748 are none to it.
@@ -155,7 +158,10 @@ def _client(security: SecurityParameters) -> DTLSSettings:
 
 
 def _server(security: SecurityParameters) -> DTLSSettings:
-    mine = security.server_certificate
+    mine: Sequence[Certificate] = security.server_certificate
+    if not mine and security.mode is SecurityMode.OPPORTUNISTIC:
+        # Nobody who is opportunistic looks at it, and without one there is no encryption.
+        mine = (self_signed("opportunistic"),)
     if not mine:
         raise unusable(
             "a Listener shows a certificate, and there is none: "
@@ -198,6 +204,7 @@ def _context(method: int, security: SecurityParameters) -> SSL.Context:
     context = SSL.Context(method)
     # It must not ask a socket that is not there, nor renegotiate.
     context.set_options(SSL.OP_NO_QUERY_MTU | SSL.OP_NO_RENEGOTIATION)
+    context.set_mode(_NO_AUTO_CHAIN)
     context.set_min_proto_version(_NUMBER)
     context.set_max_proto_version(_NUMBER)
     _choose_suites(context, security.ciphersuite)

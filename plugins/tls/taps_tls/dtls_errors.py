@@ -25,9 +25,7 @@ def translated(error: SSL.Error, refused: int | None = None) -> ssl.SSLError:
     reasons = [each[2] for each in queue] if isinstance(queue, list) else []
     reason = next(filter(None, reasons), str(error))
     plain = ssl.SSLError(1, reason)
-    # «ssl/tls alert bad certificate», and before OpenSSL 3.2 «sslv3 alert ...»: ssl's names
-    # of reasons are those of OpenSSL's header.
-    plain.reason = reason.replace("ssl/tls alert", "sslv3 alert").replace(" ", "_").upper()
+    plain.reason = reason.replace(" ", "_").upper()
     return plain
 
 

@@ -33,15 +33,23 @@ from taps_core.plugin import (
 )
 from taps_tls.dtls_contexts import HANDSHAKE_DATAGRAM, VERSION
 from taps_tls.dtls_errors import translated
-from taps_tls.errors import connection_broken, handshake_failed, hung_up, receiving_broken
-from taps_tls.info import Peer, TLSInfo
+from taps_tls.errors import (
+    connection_broken,
+    handshake_failed,
+    hung_up,
+    receiving_broken,
+    unfinished,
+)
+from taps_tls.info import RESULTS, Peer, TLSInfo
 from taps_tls.judging import judge, match_pins
 from taps_tls.records import (
+    CERTIFICATE,
+    CERTIFICATE_REQUEST,
     MOST_PLAINTEXT,
     client_random,
     cut,
     fatal_alert,
-    is_certificate,
+    handshake_type,
     packed,
     walk,
 )
@@ -96,6 +104,7 @@ class DTLSFlow(LayerFlow):
     __slots__ = (
         "_admitted",
         "_arrived",
+        "_asked",
         "_connection",
         "_deaf",
         "_ended",
@@ -165,6 +174,7 @@ class DTLSFlow(LayerFlow):
         self._ending = False
         self._deaf = False  # nothing more comes up
         self._spoke = False  # the peer has, beside data
+        self._asked = False  # for a certificate
         self._whole = False  # certificates were shown: no session was resumed
         #: Bytes of a datagram of the handshake.
         below = lower.read("singularTransmissionMsgMaxLen")
@@ -222,7 +232,7 @@ class DTLSFlow(LayerFlow):
         connection = self._connection
         if self._arrived:
             datagram = self._arrived.pop(0)
-            self._look_for_certificate(datagram)
+            self._look_for_certificates(datagram)
             connection.bio_write(datagram)
         try:
             connection.do_handshake()
@@ -232,10 +242,14 @@ class DTLSFlow(LayerFlow):
             raise self._failed(error) from error
         return True
 
-    def _look_for_certificate(self, records: bytes) -> None:
-        # pyOpenSSL does not tell whether a session was resumed: then nobody shows any.
-        if not self._whole:
-            self._whole = any(map(is_certificate, cut(records)))
+    def _look_for_certificates(self, records: bytes) -> None:
+        for record in cut(records):
+            kind = handshake_type(record)
+            if kind == CERTIFICATE:
+                # pyOpenSSL does not tell whether a session was resumed: then there is none.
+                self._whole = True
+            elif kind == CERTIFICATE_REQUEST:
+                self._asked = True
 
     def _failed(self, error: SSL.Error) -> EstablishmentError:
         association: Association = self._connection.get_app_data()
@@ -243,6 +257,10 @@ class DTLSFlow(LayerFlow):
         chain = self._chain()
         self._say()
         cause = translated(error, association.refused)
+        shows_none = self._asked and not (self._server or self._security.client_certificate)
+        if shows_none and cause.reason.endswith("ALERT_HANDSHAKE_FAILURE"):
+            # DTLS 1.2 has no alert that says so.
+            cause.reason = "TLSV13_ALERT_CERTIFICATE_REQUIRED"
         return handshake_failed(cause, self._peer, self._name, chain, protocol="DTLS")
 
     async def _more(self) -> None:
@@ -257,6 +275,8 @@ class DTLSFlow(LayerFlow):
         timer = None if timeout is None else self._loop.call_later(timeout, self._wake)
         try:
             await self._news
+        except asyncio.CancelledError as error:
+            raise error from unfinished(self._peer, "DTLS")
         finally:
             self._news = None
             if timer is not None:
@@ -463,7 +483,7 @@ class DTLSFlow(LayerFlow):
         except SSL.WantReadError:
             return
         if not self._shaken:
-            self._look_for_certificate(flight)
+            self._look_for_certificates(flight)
         if not self._silent:
             with contextlib.suppress(SendError):  # it broke; closed is on its way
                 for datagram in packed(cut(flight), self._width):
@@ -473,7 +493,9 @@ class DTLSFlow(LayerFlow):
     # -- down: what can be read
 
     def read(self, property: str, /) -> Any:  # noqa: A002  # RFC 9622's word
-        """As the flow below, less what records add."""
+        """What the handshake came to, or as the flow below, less what records add."""
+        if property in RESULTS:
+            return getattr(self._info(), RESULTS[property])
         if property in _LENGTHS:
             return self._limit if self._ending else self._ask_limit()
         value = self.lower.read(property)
@@ -506,10 +528,13 @@ class DTLSFlow(LayerFlow):
         return TLSInfo(
             version=VERSION,
             cipher=connection.get_cipher_name() or "",
+            group=connection.get_group_name(),
             alpn=connection.get_alpn_proto_negotiated().decode("ascii", "replace") or None,
             resumed=not self._whole,
             verified=self._settings.verifies,
+            pre_shared_key=False,  # pyOpenSSL has none
             chain=self._chain(),
+            early_data=False,  # DTLS 1.2 has none
         )
 
     # -- up

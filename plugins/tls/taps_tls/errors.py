@@ -122,6 +122,13 @@ _REASONS: Final[dict[str, tuple[str, str]]] = {
     },
 }
 
+#: Alerts alone: what stands before them depends on the version of OpenSSL.
+_ALERTS: Final = {
+    reason.partition("ALERT_")[2]: explained
+    for reason, explained in _REASONS.items()
+    if "ALERT_" in reason
+}
+
 
 def handshake_failed(
     error: ssl.SSLError,
@@ -163,10 +170,10 @@ def hung_up(peer: str, error: Exception | None, protocol: str = "TLS") -> Establ
     return failure
 
 
-def unfinished(peer: str) -> EstablishmentError:
+def unfinished(peer: str, protocol: str = "TLS") -> EstablishmentError:
     """What was not done yet when the time was over, or nobody wanted it any more."""
     return EstablishmentError(
-        f"TLS: {peer} has not answered in the handshake",
+        f"{protocol}: {peer} has not answered in the handshake",
         detail="handshake-timeout",
         transient=True,
     )
@@ -205,7 +212,8 @@ def _explained(
     error: ssl.SSLError, peer: str, special: Mapping[str, tuple[str, str]] = _REASONS
 ) -> tuple[str, str]:
     reason = error.reason or _reason_in_words(error)
-    found = special.get(reason) or _REASONS.get(reason)
+    alert = _ALERTS.get(reason.partition("ALERT_")[2])
+    found = special.get(reason) or _REASONS.get(reason) or alert
     if found is None:
         # TLSV1_ALERT_INTERNAL_ERROR → «internal error».
         words = reason.partition("ALERT_")[2] or reason

@@ -8,11 +8,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 __all__ = [
+    "CERTIFICATE",
+    "CERTIFICATE_REQUEST",
     "MOST_PLAINTEXT",
     "client_random",
     "cut",
     "fatal_alert",
-    "is_certificate",
+    "handshake_type",
     "packed",
     "walk",
 ]
@@ -26,7 +28,9 @@ _HANDSHAKE: Final = 22
 _APPLICATION_DATA: Final = 23
 _TYPES: Final = frozenset({20, _ALERT, _HANDSHAKE, _APPLICATION_DATA})
 _CLIENT_HELLO: Final = 1
-_CERTIFICATE: Final = b"\x0b"
+#: Types of messages of a handshake (RFC 5246, section 7.4).
+CERTIFICATE: Final = 11
+CERTIFICATE_REQUEST: Final = 13
 #: Message type, length, sequence, offset, length of this fragment; then the version.
 _HANDSHAKE_HEADER: Final = 12
 _RANDOM: Final = slice(_HEADER + _HANDSHAKE_HEADER + 2, _HEADER + _HANDSHAKE_HEADER + 2 + 32)
@@ -77,13 +81,11 @@ def packed(records: Iterable[bytes], size: int) -> Iterator[bytes]:
         yield datagram
 
 
-def is_certificate(record: bytes) -> bool:
-    """Whether a record is (a part of) the certificates that are shown in a handshake."""
-    return (
-        record[0] == _HANDSHAKE
-        and record[3:5] == b"\0\0"
-        and record[_HEADER : _HEADER + 1] == _CERTIFICATE
-    )
+def handshake_type(record: bytes) -> int | None:
+    """Of the (first) message in a record that is not encrypted; ``None``: it has none."""
+    if record[0] == _HANDSHAKE and record[3:5] == b"\0\0" and len(record) > _HEADER:
+        return record[_HEADER]
+    return None
 
 
 def client_random(datagram: bytes) -> bytes | None:
