@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import importlib
 import importlib.util
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,7 +23,7 @@ from taps_core.plugin import (
     SecurityLayer,
     Support,
 )
-from taps_tls.info import RESULTS
+from taps_tls.info import RESULTS, Challenge
 from taps_tls.layer import name_to_verify
 
 if TYPE_CHECKING:
@@ -114,18 +115,24 @@ class DTLS(SecurityLayer):
             OSError: As the layer below; a port where nobody listens.
         """
         name = name_to_verify(request, "DTLS")
-        contexts, security = self._contexts, request.security
-        settings = contexts.known(security, server=False)
-        if settings is None:
-            # Loading pyOpenSSL and the system's store takes as long as many round trips.
-            settings = await asyncio.get_running_loop().run_in_executor(
-                None, lambda: contexts.of(security, server=False)
-            )
+        security = request.security
+        settings = await self._client_settings(security)
         from taps_tls.dtls_flow import DTLSFlow
 
         # Early data would leave as plaintext below.
         below = await lower.connect(dataclasses.replace(request, early=None))
         try:
+            if security.identity_challenge_callback is not None:
+                from taps_tls.challenge import identified
+
+                challenge = Challenge(
+                    role="client",
+                    server_name=name,
+                    certificates=security.client_certificate,
+                    peer=request.remote,
+                )
+                security = await identified(security, challenge)
+                settings = await self._client_settings(security)
             flow = DTLSFlow(
                 below,
                 settings,
@@ -140,6 +147,17 @@ class DTLS(SecurityLayer):
             raise
         await flow.shake()
         return flow
+
+    async def _client_settings(self, security: SecurityParameters) -> DTLSSettings:
+        loop = asyncio.get_running_loop()
+        if self._made is None:
+            # Loading pyOpenSSL takes as long as many round trips, as the system's store does.
+            await loop.run_in_executor(None, importlib.import_module, "taps_tls.dtls_flow")
+        contexts = self._contexts
+        settings = contexts.known(security, server=False)
+        if settings is not None:
+            return settings
+        return await loop.run_in_executor(None, lambda: contexts.of(security, server=False))
 
     async def accept(self, lower: Flow, request: AcceptRequest) -> Flow:
         """Shake hands as a server, with whom the door has let in.
@@ -157,13 +175,23 @@ class DTLS(SecurityLayer):
             )
         from taps_tls.dtls_flow import DTLSFlow
 
+        security, remote = request.security, lower.remote_endpoint
         try:
-            settings = self._contexts.of(request.security, server=True)
-            remote = lower.remote_endpoint
+            if security.identity_challenge_callback is not None:
+                from taps_tls.challenge import identified
+
+                challenge = Challenge(
+                    role="server",
+                    server_name=admitted.server_name(),
+                    certificates=security.server_certificate,
+                    peer=remote,
+                )
+                security = await identified(security, challenge)
+                admitted.begin_anew(self._contexts.of(security, server=True))
             flow = DTLSFlow(
                 lower,
-                settings,
-                request.security,
+                self._contexts.of(security, server=True),
+                security,
                 admitted.connection,
                 peer="the peer" if remote is None else str(remote),
                 admitted=admitted,

@@ -134,7 +134,8 @@ def _client(security: SecurityParameters) -> DTLSSettings:
         context.set_verify(SSL.VERIFY_PEER, _verify)
     if security.alpn:
         context.set_alpn_protos([each.encode() for each in security.alpn])
-    mine = security.client_certificate
+    asks = security.identity_challenge_callback is not None
+    mine = () if asks else security.client_certificate
     if len(mine) > 1:
         raise unusable(
             "clientCertificate: pyOpenSSL cannot choose among several "
@@ -158,6 +159,11 @@ def _client(security: SecurityParameters) -> DTLSSettings:
 
 
 def _server(security: SecurityParameters) -> DTLSSettings:
+    verifies = bool(security.trusted_certificates) and (
+        security.mode is not SecurityMode.OPPORTUNISTIC
+    )
+    if security.identity_challenge_callback is not None:
+        return DTLSSettings(_server_context(security, None, verifies), verifies=verifies)
     mine: Sequence[Certificate] = security.server_certificate
     if not mine and security.mode is SecurityMode.OPPORTUNISTIC:
         # Nobody who is opportunistic looks at it, and without one there is no encryption.
@@ -168,9 +174,6 @@ def _server(security: SecurityParameters) -> DTLSSettings:
             "SecurityParameters(server_certificate=Certificate(chain, key))",
             "no-server-certificate",
         )
-    verifies = bool(security.trusted_certificates) and (
-        security.mode is not SecurityMode.OPPORTUNISTIC
-    )
     contexts = [_server_context(security, each, verifies) for each in mine]
     if len(mine) > 1:
         contexts[0].set_tlsext_servername_callback(_chooser(mine, contexts))
@@ -178,10 +181,11 @@ def _server(security: SecurityParameters) -> DTLSSettings:
 
 
 def _server_context(
-    security: SecurityParameters, certificate: Certificate, verifies: bool
+    security: SecurityParameters, certificate: Certificate | None, verifies: bool
 ) -> SSL.Context:
     context = _context(SSL.DTLS_SERVER_METHOD, security)
-    _show(context, certificate)
+    if certificate is not None:
+        _show(context, certificate)
     if verifies:
         # Whoever names authorities wants to know who comes.
         _trust(context, security)

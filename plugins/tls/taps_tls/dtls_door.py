@@ -6,10 +6,11 @@ object judges everybody who has none.
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import os
 import time
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from OpenSSL import SSL
 
@@ -29,14 +30,39 @@ __all__ = ["Admitted", "DTLSDoor"]
 SPAN: Final = 60.0
 
 
-class Admitted(NamedTuple):
-    """Whoever was let in."""
+class Admitted:
+    """Whoever was let in.
 
-    connection: SSL.Connection
-    """It has the ClientHello."""
-    random: bytes
-    """Of that ClientHello."""
-    door: DTLSDoor
+    Attributes:
+        connection: It has the ClientHello.
+        hello: That ClientHello.
+        random: What makes it different from others.
+        door: Where it came in.
+    """
+
+    __slots__ = ("connection", "door", "hello", "random")
+
+    def __init__(
+        self, connection: SSL.Connection, hello: bytes, random: bytes, door: DTLSDoor
+    ) -> None:
+        self.connection = connection
+        self.hello = hello
+        self.random = random
+        self.door = door
+
+    def server_name(self) -> str | None:
+        """The name that the client asks for, if it does. The connection is used up by that."""
+        # It has no certificate to answer with.
+        with contextlib.suppress(SSL.Error):
+            self.connection.do_handshake()
+        name = self.connection.get_servername()
+        return None if name is None else name.decode("ascii", "replace")
+
+    def begin_anew(self, settings: DTLSSettings) -> None:
+        """Let the same ClientHello in at another connection."""
+        self.connection = settings.server(self.connection.get_app_data())
+        self.connection.bio_write(self.hello)
+        self.connection.DTLSv1_listen()
 
 
 class DTLSDoor(Door):
@@ -72,7 +98,7 @@ class DTLSDoor(Door):
             return None
         except SSL.Error:
             return None
-        return Admitted(judge, random, self)
+        return Admitted(judge, datagram, random, self)
 
     def _cookies(self, remote: RemoteEndpoint) -> tuple[bytes, ...]:
         now = int(time.monotonic() / SPAN)

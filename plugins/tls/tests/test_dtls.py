@@ -11,7 +11,7 @@ import pytest
 import trustme
 
 import taps_core as taps
-from taps_tls import Peer, TLSInfo
+from taps_tls import Challenge, Peer, TLSInfo
 from taps_tls.records import CERTIFICATE, cut, handshake_type
 
 from .conftest import PATIENCE, Authority
@@ -366,6 +366,36 @@ def test_sessions_are_resumed_where_they_may_be(
                 assert info_of(first).verified
                 found.append(info_of(first).resumed)
         assert found == [False, resumed]
+
+    run(main)
+
+
+@pytest.mark.parametrize("slow", [True, False])
+def test_identities_are_supplied_on_demand(run: Run, authority: Authority, slow: bool) -> None:
+    asked: list[tuple[str, str | None]] = []
+
+    def supply(challenge: Challenge) -> taps.Certificate:
+        asked.append((challenge.role, challenge.server_name))
+        name = challenge.server_name if challenge.role == "server" else "me.example"
+        return authority.identity(name or "nobody.example")
+
+    async def supply_slowly(challenge: Challenge) -> taps.Certificate:
+        await asyncio.sleep(0.02)
+        return supply(challenge)
+
+    callback = supply_slowly if slow else supply
+    server = taps.SecurityParameters(trusted_certificates=authority.pem)
+    server.set_identity_challenge_callback(callback)
+    client = authority.client().set_identity_challenge_callback(callback)
+
+    async def main() -> None:
+        for name in ("localhost", "other.example"):
+            asked.clear()
+            async with pair(server, client, name=name) as (first, second):
+                await first.send(b"hello")
+                assert (await second.receive()).data == b"hello"
+                assert info_of(second).verified
+            assert sorted(asked) == [("client", name), ("server", name)]
 
     run(main)
 
