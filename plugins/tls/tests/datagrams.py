@@ -12,7 +12,7 @@ import taps_core as taps
 from .conftest import PATIENCE
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
     from typing import Self
 
 #: Transport Properties for which UDP is the only answer.
@@ -130,7 +130,10 @@ def lossy(share: float, seed: int) -> Callable[[bytes], Iterable[tuple[float, by
 
 @contextlib.asynccontextmanager
 async def listening(
-    server: Any, system: taps.System | None = None, **properties: Any
+    server: Any,
+    system: taps.System | None = None,
+    handler: Callable[[taps.Connection[Any]], Awaitable[None]] | None = None,
+    **properties: Any,
 ) -> AsyncIterator[taps.Listener]:
     """A Listener for DTLS."""
     here = taps.Preconnection(
@@ -139,7 +142,7 @@ async def listening(
         transport=taps.TransportProperties(**DATAGRAMS, **properties),
         system=system or taps.System(),
     )
-    async with here.listen() as listener:
+    async with here.listen(handler) as listener:
         yield listener
 
 

@@ -32,6 +32,7 @@ OPENSSL = {
     "TLSv1.1": "-tls1_1",
     "TLSv1.2": "-tls1_2",
     "TLSv1.3": "-tls1_3",
+    "DTLSv1.0": "-dtls1",
     "DTLSv1.2": "-dtls1_2",
 }
 GNUTLS = {
@@ -96,23 +97,27 @@ class Peers:
 
     def __init__(self, files: Files) -> None:
         self.files = files
-        self._started: list[subprocess.Popen[bytes]] = []
+        self._started: dict[int, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in self._started:
+        for process in self._started.values():
             process.kill()
-            process.wait()
+            process.communicate()
 
     def openssl(self, version: str, *options: str) -> int:
-        """Start ``openssl s_server``, which sends each line back reversed; its port."""
+        """Start ``openssl s_server``, which sends each line back reversed; its port.
+
+        That of DTLS cannot: it logs what it gets, and sends what it is told by ``say``.
+        """
         port = free_port(kind_of(version))
         mine = self.files.localhost
         command = [
             *(needed("openssl"), "s_server", "-accept", f"127.0.0.1:{port}", OPENSSL[version]),
-            *("-cert", mine, "-key", mine, "-rev", *options),
+            *("-cert", mine, "-key", mine, *options),
+            *([] if version.startswith("DTLS") else ["-rev"]),
         ]
         return self._start(command, port, b"ACCEPT")
 
@@ -158,6 +163,13 @@ class Peers:
 
         return self._start(command, port, answers)
 
+    def say(self, port: int, words: bytes) -> None:
+        """Type something into the server at this port."""
+        typing = self._started[port].stdin
+        assert typing is not None
+        typing.write(words)
+        typing.flush()
+
     def log(self, port: int) -> str:
         """What the server at this port has said so far."""
         return self._path(port).read_text(errors="replace")
@@ -169,9 +181,9 @@ class Peers:
         path = self._path(port)
         with path.open("wb") as output:
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+                command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT
             )
-        self._started.append(process)
+        self._started[port] = process
         deadline = time.monotonic() + PATIENCE
         while not (ready in path.read_bytes() if isinstance(ready, bytes) else ready()):
             assert process.poll() is None, f"{command[0]} does not start: {self.log(port)}"
