@@ -38,12 +38,13 @@ class Authority:
 
     def server(self, *names: str, **parameters: Any) -> taps.SecurityParameters:
         """What a Listener of these names is given."""
-        mine = self.identity(*(names or ("localhost",)))
-        return taps.SecurityParameters(server_certificate=mine, **parameters)
+        if "server_certificate" not in parameters:
+            parameters["server_certificate"] = self.identity(*(names or ("localhost",)))
+        return taps.SecurityParameters(**parameters)
 
     def client(self, **parameters: Any) -> taps.SecurityParameters:
         """What whoever trusts this authority, and no other, is given."""
-        return taps.SecurityParameters(trusted_certificates=self.pem, **parameters)
+        return taps.SecurityParameters(**{"trusted_certificates": self.pem, **parameters})
 
 
 @pytest.fixture(scope="session")

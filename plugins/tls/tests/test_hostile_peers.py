@@ -12,13 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import taps_core as taps
+from taps_core.plugin import LayerFlow
 from taps_core.testing import MemoryNetwork, MemoryStream
 from taps_core.testing import run as run_once
-from taps_core.testing.conformance.security import below
 from taps_core.testing.rig import Rig
 from taps_tls import TLS
 
 if TYPE_CHECKING:
+    from taps_core.plugin import Flow, SendRecord
     from taps_core.testing.fixtures import Run
 
     from .conftest import Authority
@@ -171,6 +172,20 @@ def test_random_bytes_in_place_of_a_handshake_are_an_error_in_our_words(
     run_once(main)
 
 
+class Meddler(LayerFlow):
+    """Changes one byte of whatever goes down."""
+
+    def __init__(self, lower: Flow, at: int, change: int) -> None:
+        super().__init__(lower)
+        self.at = at
+        self.change = change
+
+    def send(self, data: Any, record: SendRecord | None, end_of_message: bool, /) -> bool | None:
+        changed = bytearray(data if isinstance(data, bytes) else b"".join(data))
+        changed[self.at % len(changed)] ^= self.change
+        return super().send(bytes(changed), record, end_of_message)
+
+
 @settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(st.binary(min_size=1, max_size=60), min_size=1, max_size=4),
@@ -187,16 +202,9 @@ def test_a_stream_that_is_changed_anywhere_gives_nothing_but_what_came_before(
             for message in messages:
                 client.send(message)
             await server.has_data(b"".join(messages))
-            lower = below(client)
-            original = lower.send
-
-            def changed(data: Any, record: Any, end: bool) -> Any:
-                data = bytearray(data if isinstance(data, bytes) else b"".join(data))
-                data[at % len(data)] ^= change
-                return original(bytes(data), record, end)
-
-            lower.send = changed  # type: ignore[method-assign]
-            lower.write_through = lambda data: (changed(data, None, True), lower.flush())  # type: ignore[assignment,func-returns-value,return-value,misc]
+            layer = client.flow.lower
+            assert isinstance(layer, LayerFlow)
+            layer.lower = Meddler(layer.lower, at, change)
             client.send(b"never to be seen")
             client.flow.close()
             for _ in range(50):

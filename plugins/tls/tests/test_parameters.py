@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import ssl
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import trustme
 
 import taps_core as taps
 from taps_framers import Line
-from taps_tls import TLSInfo
+from taps_tls import Peer, TLSInfo
 
-from .conftest import calling, pair
+from .conftest import Authority, calling, pair
 
 if TYPE_CHECKING:
     import pathlib
     from collections.abc import Callable
 
     from taps_core.testing.fixtures import Run
-
-    from .conftest import Authority
 
 
 async def info_of(server: Any, client: Any, **more: Any) -> TLSInfo:
@@ -149,7 +149,113 @@ def test_what_cannot_be_honoured_raises_on_both_sides_and_says_why(
     run(main)
 
 
+def newer(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """What Python 3.15 has according to its documentation; the list is of what it was told."""
+    told: list[tuple[str, str]] = []
+
+    def teller(what: str) -> Callable[[ssl.SSLContext, str], None]:
+        def tell(_: ssl.SSLContext, value: str) -> None:
+            if "no-such" in value:
+                raise ssl.SSLError(1, "[SSL] unknown error")
+            told.append((what, value))
+
+        return tell
+
+    for name in ("set_groups", "set_ciphersuites", "set_client_sigalgs", "set_server_sigalgs"):
+        monkeypatch.setattr(ssl.SSLContext, name, teller(name), raising=False)
+    return told
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "told"),
+    [
+        ("supportedGroup", ("x25519", "x448"), [("set_groups", "x25519:x448")]),
+        (
+            "ciphersuite",
+            ("TLS_AES_128_GCM_SHA256", "TLS_CHACHA20_POLY1305_SHA256"),
+            [("set_ciphersuites", "TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256")],
+        ),
+        (
+            "signatureAlgorithm",
+            ("ed25519", "rsa_pss_rsae_sha256"),
+            [
+                ("set_client_sigalgs", "ed25519:rsa_pss_rsae_sha256"),
+                ("set_server_sigalgs", "ed25519:rsa_pss_rsae_sha256"),
+            ],
+        ),
+    ],
+)
+@pytest.mark.skipif(
+    hasattr(ssl.SSLContext, "set_groups"), reason="this ssl has it, and needs no stand-in"
+)
+def test_what_python_3_15_brings_is_used_where_it_is(
+    run: Run,
+    authority: Authority,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    values: tuple[str, ...],
+    told: list[tuple[str, str]],
+) -> None:
+    heard = newer(monkeypatch)
+
+    async def main() -> None:
+        await info_of(authority.server().set(name, *values), authority.client())
+        await info_of(authority.server(), authority.client().set(name, *values))
+        assert heard == told * 2
+        error = await fails(authority.server(), authority.client().set(name, "TLS_no-such"))
+        assert error.reason is taps.Reason.INVALID_CONFIGURATION
+        assert "no-such" in str(error)
+
+    run(main)
+
+
 # -- identities
+
+
+def test_a_name_may_have_certificates_with_keys_of_several_kinds(
+    run: Run, authority: Authority
+) -> None:
+    async def main() -> None:
+        kinds = {kind: authority.identity("localhost", key_type=kind) for kind in trustme.KeyType}
+        # The second of one kind is one too many.
+        server = authority.server(
+            server_certificate=[*kinds.values(), authority.identity("localhost")]
+        )
+        for suites, kind in (
+            ("ECDHE-RSA-AES128-GCM-SHA256", trustme.KeyType.RSA),
+            ("ECDHE-ECDSA-AES128-GCM-SHA256", trustme.KeyType.ECDSA),
+        ):
+            info = await info_of(server, authority.client(ciphersuite=suites))
+            chain = kinds[kind].chain
+            assert isinstance(chain, bytes)
+            assert info.chain[0] == ssl.PEM_cert_to_DER_cert(chain.decode())
+
+    run(main)
+
+
+def test_whoever_calls_an_address_gets_the_first_certificate(
+    run: Run, authority: Authority
+) -> None:
+    async def main() -> None:
+        named, addressed = authority.identity("a.example"), authority.identity("127.0.0.1")
+        for mine, served in (([named, addressed], False), ([addressed, named], True)):
+            server = taps.SecurityParameters(server_certificate=mine)
+            system = taps.System()
+            here = taps.Preconnection(local="127.0.0.1:0", security=server, system=system)
+            async with here.listen() as listener:
+                # A client that has an address only can ask for no name (RFC 6066, section 3).
+                remote = f"127.0.0.1:{listener.local_endpoints[0].port}"
+                there = taps.Preconnection(
+                    remote=remote, security=authority.client(), system=system
+                )
+                if served:
+                    (await there.initiate()).abort()
+                    continue
+                with pytest.raises(taps.EstablishmentError) as caught:
+                    await there.initiate()
+                assert caught.value.detail == "wrong-name"
+
+    run(main)
 
 
 def test_the_certificate_goes_by_the_name_that_is_asked_for(run: Run, authority: Authority) -> None:
@@ -353,6 +459,111 @@ def test_sessions_are_resumed_once_each_by_host_name(
         assert [await resumed(parameters=none) for _ in range(2)] == [False, False]
         short = {"cached_session_lifetime_seconds": 0}
         assert [await resumed(parameters=short) for _ in range(2)] == [False, False]
+
+    run(main)
+
+
+@pytest.mark.parametrize("version", ["TLSv1.2", "TLSv1.3"])
+@pytest.mark.requirement("R-9623-5.3-03")
+def test_a_session_is_kept_for_parameters_that_are_the_same(
+    run: Run, authority: Authority, version: str
+) -> None:
+    me, other = authority.identity("me.example"), authority.identity("other.example")
+    others = Authority()
+
+    async def main() -> None:
+        system = taps.System()
+        server = authority.server(trusted_certificates=authority.pem)
+
+        async def resumed(**parameters: Any) -> bool:
+            parameters = {"client_certificate": me, **parameters}
+            client = authority.client(allowed_security_protocols=version, **parameters)
+            async with pair(server, client, system=system) as ends:
+                await ends[1].send(b"a ticket comes along")
+                await ends[0].receive()
+                info = ends[0].find(TLSInfo)
+                assert info is not None
+                return info.resumed
+
+        assert [await resumed() for _ in range(2)] == [False, True]
+        # Another identity, another trust, another group: nothing in common with the first.
+        assert not await resumed(client_certificate=other)
+        assert not await resumed(trusted_certificates=[authority.pem, others.pem])
+        assert not await resumed(supported_group="secp256r1")
+        # A session with a server is none with one that asks for less, on the same port even.
+        server = authority.server()
+        assert not await resumed()
+        # Two at once: only one gets it.
+        assert sorted(await asyncio.gather(resumed(), resumed())) == [False, True]
+
+    run(main)
+
+
+@pytest.mark.parametrize("version", ["TLSv1.2", "TLSv1.3"])
+@pytest.mark.requirement("G-9622-6.3.8-01")
+def test_clients_that_are_judged_are_judged_each_time_by_their_whole_chain(
+    run: Run, authority: Authority, version: str
+) -> None:
+    seen: list[int] = []
+
+    def judge(peer: Peer) -> None:
+        seen.append(len(peer.chain))
+
+    async def main() -> None:
+        system = taps.System()
+        server = authority.server(trusted_certificates=authority.pem)
+        server.set_trust_verification_callback(judge)
+        client = authority.client(
+            allowed_security_protocols=version, client_certificate=authority.identity("me.example")
+        )
+        for _ in range(3):
+            async with pair(server, client, system=system) as ends:
+                await ends[1].send(b"a ticket would come along")
+                await ends[0].receive()
+        assert len(seen) == 3
+        assert len(set(seen)) == 1
+
+    run(main)
+
+
+def test_a_server_without_sessions_issues_none(run: Run, authority: Authority) -> None:
+    async def main() -> None:
+        server = authority.server(max_cached_sessions=0)
+        error = await fails(server, authority.client())
+        assert "SSL_CTX_set_session_cache_mode" in str(error)
+        assert error.detail == "unsupported-parameter"
+        server.set("allowedSecurityProtocols", "TLSv1.3")
+        system = taps.System()
+        for _ in range(2):
+            async with pair(server, authority.client(), system=system) as ends:
+                await ends[1].send(b"a ticket would come along")
+                await ends[0].receive()
+                info = ends[0].find(TLSInfo)
+                assert info is not None
+                assert not info.resumed
+        short = authority.server(cached_session_lifetime_seconds=60)
+        assert "SSL_CTX_set_timeout" in str(await fails(short, authority.client()))
+
+    run(main)
+
+
+def test_old_sessions_make_room(run: Run, authority: Authority) -> None:
+    async def main() -> None:
+        names = ("a.example", "b.example", "c.example")
+        server = authority.server(*names)
+        client = authority.client(max_cached_sessions=2)
+        system = taps.System()
+
+        async def resumed(name: str) -> bool:
+            async with pair(server, client, name=name, system=system) as ends:
+                await ends[1].send(b"a ticket comes along")
+                await ends[0].receive()
+                info = ends[0].find(TLSInfo)
+                assert info is not None
+                return info.resumed
+
+        assert [await resumed(name) for name in names] == [False] * 3
+        assert [await resumed(name) for name in reversed(names)] == [True, True, False]
 
     run(main)
 
