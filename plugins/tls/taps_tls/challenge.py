@@ -46,6 +46,10 @@ async def identified(security: SecurityParameters, challenge: Challenge) -> Secu
         supplied = callback(challenge)
         if inspect.isawaitable(supplied):
             supplied = await supplied
+    except asyncio.CancelledError as error:
+        raise error from refused(
+            "identity-challenge", "the identity challenge callback has not returned"
+        )
     except Exception as error:
         # It may raise anything, and whatever that is, there is no identity.
         failure = refused(

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import taps_core as taps
-from taps_tls import Challenge, TLSInfo
+from taps_core.testing.conformance import SecurityLayerConformance
+from taps_tls import TLS, Challenge, TLSInfo
 
 from .conftest import PATIENCE, Authority, calling, pair
 
@@ -30,6 +31,27 @@ def told(end: taps.Connection[Any]) -> TLSInfo:
     info = end.find(TLSInfo)
     assert info is not None
     return info
+
+
+class AskingTLS(TLS):
+    """TLS, both of whose ends are asked for their certificates."""
+
+    def acquainted(self) -> tuple[taps.SecurityParameters, taps.SecurityParameters]:
+        server, client = super().acquainted()
+        (mine,) = server.server_certificate
+
+        async def at_once(_: Challenge) -> taps.Certificate:
+            return mine
+
+        async def in_time(_: Challenge) -> taps.Certificate:
+            await asyncio.sleep(0)
+            return mine
+
+        return asking(in_time), asking(at_once, client)
+
+
+class TestAskingTLS(SecurityLayerConformance):
+    layer = AskingTLS()
 
 
 @VERSIONS
@@ -294,6 +316,23 @@ def test_peers_without_a_hello_cost_no_challenge(
             with contextlib.suppress(ConnectionError):
                 await writer.wait_closed()
             assert "does not speak TLS" in caplog.text
+
+    run(main)
+
+
+def test_a_callback_that_does_not_return_is_named_when_the_time_is_over(
+    run: Run, authority: Authority
+) -> None:
+    async def callback(_: Challenge) -> taps.Certificate:
+        await asyncio.Event().wait()
+        raise AssertionError("nobody sets it")
+
+    async def main() -> None:
+        client = asking(callback, authority.client())
+        with pytest.raises(taps.EstablishmentTimeout, match="has not returned") as caught:
+            async with calling(authority.server(), client, timeout=0.2):
+                pass
+        assert caught.value.detail == "identity-challenge"
 
     run(main)
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import taps_core as taps
-from taps_tls import TLSInfo
+from taps_core.testing.conformance import SecurityLayerConformance
+from taps_tls import TLS, TLSInfo
 
 from .conftest import PATIENCE, Authority, calling, pair
 from .peers import OPENSSL, Files, Peers, needed, to
@@ -36,6 +37,18 @@ def told(end: taps.Connection[Any]) -> TLSInfo:
     info = end.find(TLSInfo)
     assert info is not None
     return info
+
+
+class KeyedTLS(TLS):
+    """TLS, both of whose ends have a key and nothing else."""
+
+    def acquainted(self) -> tuple[taps.SecurityParameters, taps.SecurityParameters]:
+        return keyed(), keyed()
+
+
+@HAS
+class TestKeyedTLS(SecurityLayerConformance):
+    layer = KeyedTLS()
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 13), reason="this ssl has pre-shared keys")
