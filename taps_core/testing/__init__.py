@@ -19,13 +19,15 @@ Below that, for tests of layers that need no time and no distance::
 :func:`run` runs a coroutine strictly and leaves nothing behind;
 :func:`no_leaks` is the part of it that fits around any block. :func:`sweep`
 cancels a coroutine at every step that it takes. :class:`KernelNetwork` is a network of
-the Linux kernel's for one test, whose packets can be seen. pytest fixtures are in
+the Linux kernel's for one test, whose packets can be seen. :func:`local_identity` makes
+certificates for two ends; it needs trustme. pytest fixtures are in
 :mod:`taps_core.testing.fixtures`; nothing else here needs pytest.
 """
 
 from types import FunctionType as _FunctionType
 
 from taps_core.testing.aio import LoopName, run
+from taps_core.testing.identities import LocalAuthority, local_identity
 from taps_core.testing.kernel_network import Capture, KernelNetwork
 from taps_core.testing.kernel_packets import Packet, forged_datagram
 from taps_core.testing.leaks import LeakError, no_leaks
@@ -66,6 +68,7 @@ __all__ = [
     "Host",
     "KernelNetwork",
     "LeakError",
+    "LocalAuthority",
     "LogEntry",
     "LoopName",
     "MemoryCookies",
@@ -93,6 +96,7 @@ __all__ = [
     "connect_request",
     "forged_datagram",
     "listen_request",
+    "local_identity",
     "memory_transports",
     "no_leaks",
     "random_chunks",

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from taps_core.plugin import Certificate, SecurityParameters
+from taps_core.plugin import Certificate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -30,12 +30,11 @@ __all__ = [
     "pem_key",
     "self_signed",
     "subject",
-    "throwaway",
     "when_valid",
 ]
 
 #: How long a certificate that nobody trusts is good for: it is made when it is needed.
-_FOR_CHECKS: Final = datetime.timedelta(days=1)
+_FOR_NOW: Final = datetime.timedelta(days=1)
 
 
 def ders(content: bytes) -> list[bytes]:
@@ -136,15 +135,6 @@ def day(moment: datetime.datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M} UTC"
 
 
-def throwaway() -> tuple[SecurityParameters, SecurityParameters]:
-    """Security Parameters of a server at loopback addresses and of a client that trusts it."""
-    mine = self_signed("taps: for checks only")
-    return (
-        SecurityParameters(server_certificate=mine),
-        SecurityParameters(trusted_certificates=mine),
-    )
-
-
 def self_signed(called: str) -> Certificate:
     """A certificate for loopback addresses that nobody trusts, and its key; good for a day."""
     key = ec.generate_private_key(ec.SECP256R1())
@@ -161,8 +151,8 @@ def self_signed(called: str) -> Certificate:
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _FOR_CHECKS)
-        .not_valid_after(now + _FOR_CHECKS)
+        .not_valid_before(now - _FOR_NOW)
+        .not_valid_after(now + _FOR_NOW)
         .add_extension(x509.SubjectAlternativeName(usual), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .sign(key, SHA256())

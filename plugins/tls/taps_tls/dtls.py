@@ -215,10 +215,14 @@ class DTLS(SecurityLayer):
         return DTLSDoor(settings)
 
     def acquainted(self) -> tuple[SecurityParameters, SecurityParameters]:
-        """A certificate for loopback addresses, good for a day, and who trusts it."""
-        from taps_tls.certificates import throwaway
+        """A certificate for this machine's loopback addresses, and who trusts it.
 
-        return throwaway()
+        Raises:
+            ImportError: trustme, which makes it, is not installed.
+        """
+        from taps_core.testing import local_identity
+
+        return local_identity()
 
     @property
     def _contexts(self) -> Contexts[DTLSSettings]:

@@ -8,9 +8,9 @@ import datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import trustme
 
 import taps_core as taps
+from taps_core.testing import LocalAuthority
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -19,32 +19,12 @@ if TYPE_CHECKING:
 PATIENCE = 30.0
 
 
-class Authority:
-    """A certificate authority, and whom it vouches for."""
-
-    def __init__(self) -> None:
-        self.ca = trustme.CA()
-        self.pem = self.ca.cert_pem.bytes()
-
-    def identity(self, *names: str, **more: Any) -> taps.Certificate:
-        """A certificate for these names and addresses, with its key; both as content."""
-        made = self.ca.issue_cert(*names, **more)
-        chain = b"".join(each.bytes() for each in made.cert_chain_pems)
-        return taps.Certificate(chain, made.private_key_pem.bytes())
+class Authority(LocalAuthority):
+    """Also vouches for what it should not any more."""
 
     def expired(self, *names: str) -> taps.Certificate:
         """One that was good until the last day of the year 2020."""
         return self.identity(*names, not_after=datetime.datetime(2020, 12, 31, tzinfo=datetime.UTC))
-
-    def server(self, *names: str, **parameters: Any) -> taps.SecurityParameters:
-        """What a Listener of these names is given."""
-        if "server_certificate" not in parameters:
-            parameters["server_certificate"] = self.identity(*(names or ("localhost",)))
-        return taps.SecurityParameters(**parameters)
-
-    def client(self, **parameters: Any) -> taps.SecurityParameters:
-        """What whoever trusts this authority, and no other, is given."""
-        return taps.SecurityParameters(**{"trusted_certificates": self.pem, **parameters})
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ import trustme
 
 import taps_core as taps
 from taps_tls import Challenge, Peer, TLSInfo
+from taps_tls.certificates import self_signed
 from taps_tls.records import CERTIFICATE, cut, handshake_type
 
 from .conftest import PATIENCE, Authority
@@ -164,7 +165,6 @@ def test_abort_says_nothing(run: Run, authority: Authority) -> None:
 def test_a_refusal_says_why_before_anything_is_sent(
     run: Run, authority: Authority, detail: str, sentence: str
 ) -> None:
-    from taps_tls import DTLS
 
     server, client = authority.server(), authority.client()
     if detail == "wrong-name":
@@ -174,7 +174,7 @@ def test_a_refusal_says_why_before_anything_is_sent(
     elif detail == "unknown-authority":
         client = Authority().client()
     elif detail == "self-signed":
-        server, _ = DTLS().acquainted()
+        server = taps.SecurityParameters(server_certificate=self_signed("localhost"))
     elif detail == "wrong-pin":
         client = authority.client(pinned_server_certificate=authority.identity("localhost"))
     elif detail == "trust-callback":

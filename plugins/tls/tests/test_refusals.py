@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 import taps_core as taps
+from taps_tls.certificates import self_signed
 
 from .conftest import PATIENCE, Authority
 
@@ -121,12 +122,6 @@ def showing(mine: taps.Certificate, **more: Any) -> taps.SecurityParameters:
     return taps.SecurityParameters(server_certificate=mine, **more)
 
 
-def self_signed(_: Authority) -> taps.SecurityParameters:
-    from taps_tls import TLS
-
-    return TLS().acquainted()[0]
-
-
 def refuse(_: Peer) -> bool:
     return False
 
@@ -174,7 +169,7 @@ CASES = {
         "self-signed",
         "certificate of localhost",
         "signed by itself",
-        end=lambda a: listener(self_signed(a)),
+        end=lambda _: listener(showing(self_signed("localhost"))),
     ),
     "unknown authority": Case(
         "unknown-authority",

@@ -10,6 +10,7 @@ import pytest
 
 import taps_core as taps
 from taps_tls import Peer, TLSInfo
+from taps_tls.certificates import self_signed
 
 from .conftest import Authority, calling, pair
 
@@ -113,9 +114,9 @@ def test_a_certificate_signed_by_itself_is_refused_unless_it_is_trusted(
     run: Run, authority: Authority
 ) -> None:
     async def main() -> None:
-        from taps_tls import TLS
-
-        server, client = TLS().acquainted()
+        mine = self_signed("localhost")
+        server = taps.SecurityParameters(server_certificate=mine)
+        client = taps.SecurityParameters(trusted_certificates=mine)
         error = await refusal(server, authority.client())
         assert error.detail == "self-signed"
         async with pair(server, client):
