@@ -17,7 +17,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
-from taps_tls.certificates import throwaway
+from taps_core.testing import LocalAuthority
 from taps_tls.identity import chain_of, load_identity
 
 if TYPE_CHECKING:
@@ -81,7 +81,8 @@ def source(connection: socket.socket, count: int, size: int) -> None:
 
 
 def main() -> None:
-    (identity,) = throwaway()[0].server_certificate
+    authority = LocalAuthority()
+    identity = authority.identity()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     load_identity(context, identity)
     ports = []
@@ -90,7 +91,7 @@ def main() -> None:
         ports.append(listener.getsockname()[1])
         # Threads of its own are not waited for: the end of stdin is the end.
         threading.Thread(target=accept, args=(listener, handle), daemon=True).start()
-    print(*ports, chain_of(identity.chain)[0].hex(), flush=True)
+    print(*ports, chain_of(authority.pem)[0].hex(), flush=True)
     sys.stdin.read()
     os._exit(0)
 

@@ -11,6 +11,7 @@ import asyncio
 import textwrap
 
 import taps_core as taps
+from taps_core.testing import local_identity
 
 try:
     from rich.console import Console
@@ -92,37 +93,58 @@ async def main() -> None:
     show("taps: say what you need from the network, get a Connection", "bold", indent=0)
 
     heading(1, "Secure unless told otherwise")
-    remote = taps.RemoteEndpoint(hostname="localhost", port=7)
-    careful = taps.Preconnection(remote=remote, transport=NEEDS, framers=FRAMERS)
-    show("Asked for reliability and order, with security as it is by default:")
-    why(careful)
-
-    heading(2, "Plaintext, knowingly")
-    plain = taps.SecurityParameters.disabled()
-    here = taps.Preconnection(local="127.0.0.1:0", transport=NEEDS, security=plain, framers=FRAMERS)
+    # The server's certificate is of a throw-away authority, and the client trusts no other.
+    server, client = local_identity("localhost")
+    here = taps.Preconnection(
+        local="127.0.0.1:0", transport=NEEDS, security=server, framers=FRAMERS
+    )
     async with here.listen(shout) as listener:
         (address,) = listener.local_endpoints
         there = taps.Preconnection(
             remote=taps.RemoteEndpoint(hostname="localhost", port=address.port),
             transport=NEEDS,
-            security=plain,
+            security=client,
             framers=FRAMERS,
         )
-        show("The same with SecurityParameters.disabled():")
+        show("Asked for reliability and order, with security as it is by default:")
         why(there)
 
-        heading(3, f"A server on {address}, a client that asks for localhost:{address.port}")
+        heading(2, f"A server on {address}, a client that asks for localhost:{address.port}")
         async with there.initiate(timeout=10) as connection:
             show(f"connected over {connection.stack}", "green")
             show(f"from {connection.local_endpoint} to {connection.remote_endpoint}", indent=4)
+            agreed = connection.properties
+            show(f"{agreed['_taps.securityProtocol']}, {agreed['_taps.ciphersuite']}", indent=4)
+            verified = "was" if agreed["_taps.peerVerified"] else "was not"
+            show(f"the server's certificate {verified} verified, for localhost", indent=4)
             show("What was tried, one address after the other:")
             for attempt in connection.report:
                 show(str(attempt), "green" if attempt.outcome == "ready" else "yellow", indent=6)
 
-            heading(4, "Messages both ways")
+            heading(3, "Messages both ways")
             await talk(connection)
 
-    heading(5, "The end")
+        heading(4, "A client that does not know the authority")
+        stranger = taps.Preconnection(
+            remote=taps.RemoteEndpoint(hostname="localhost", port=address.port), framers=FRAMERS
+        )
+        try:
+            _ = await stranger.initiate(timeout=10)
+        except taps.EstablishmentError as error:
+            for attempt in error.attempts:
+                show(str(attempt), "yellow")
+
+    heading(5, "Plaintext, knowingly")
+    plain = taps.Preconnection(
+        remote="localhost:7",
+        transport=NEEDS,
+        security=taps.SecurityParameters.disabled(),
+        framers=FRAMERS,
+    )
+    show("The same with SecurityParameters.disabled(), were it to connect:")
+    why(plain)
+
+    heading(6, "The end")
     show(f"the Connection is {connection.state}, the Listener has stopped")
     show()
     show("taps-plugins list         what this machine can run", indent=0)

@@ -21,7 +21,9 @@ import dns.rcode
 import taps_core as taps
 from taps_framers import LengthPrefix
 
-PLAIN = taps.SecurityParameters.disabled()  # as DNS is, since 1983
+# As DNS is, since 1983: servers at port 53 speak nothing else. Whoever is on the way sees the
+# question, and may forge the answer.
+PLAIN = taps.SecurityParameters.disabled()
 
 
 async def ask(server: str, query: dns.message.Message) -> dns.message.Message:

@@ -1,9 +1,12 @@
 """An echo server and a client that asks it, line by line.
 
-    python examples/echo.py                          # serves; prints where
-    python examples/echo.py localhost:7007 hello     # asks
+    python -m trustme                                # server.pem, server.key, client.pem
+    python examples/echo.py --certificate server.pem --key server.key     # serves; prints where
+    python examples/echo.py --trust client.pem localhost:7007 hello       # asks
 
-Any other program that speaks lines over TCP may be the peer: try ``nc``.
+Any other program that speaks lines over TLS may be the peer: try ``openssl s_client``.
+With ``--plain`` both go without security, and ``nc`` will do; whoever is between them
+then reads and writes along.
 """
 
 from __future__ import annotations
@@ -15,8 +18,6 @@ import sys
 
 import taps_core as taps
 
-PLAIN = taps.SecurityParameters.disabled()  # there is nothing to keep secret here
-
 
 async def echo(connection: taps.Connection[bytes]) -> None:
     """What is done with each Connection; it is closed when this returns."""
@@ -24,9 +25,9 @@ async def echo(connection: taps.Connection[bytes]) -> None:
         await connection.send(message.data)
 
 
-async def serve(local: str) -> None:
+async def serve(local: str, security: taps.SecurityParameters) -> None:
     """Answer until interrupted."""
-    async with taps.Preconnection(local=local, security=PLAIN, framers="line").listen(
+    async with taps.Preconnection(local=local, security=security, framers="line").listen(
         echo
     ) as listener:
         for endpoint in listener.local_endpoints:
@@ -34,9 +35,9 @@ async def serve(local: str) -> None:
         await listener.stopped()
 
 
-async def ask(remote: str, lines: list[str]) -> None:
+async def ask(remote: str, security: taps.SecurityParameters, lines: list[str]) -> None:
     """Send every line, then print every answer."""
-    async with taps.Preconnection(remote=remote, security=PLAIN, framers="line").initiate(
+    async with taps.Preconnection(remote=remote, security=security, framers="line").initiate(
         timeout=10
     ) as connection:
         for line in lines:
@@ -46,19 +47,36 @@ async def ask(remote: str, lines: list[str]) -> None:
             print(message.data.decode())
 
 
+def wanted(arguments: argparse.Namespace) -> taps.SecurityParameters:
+    """What is said of security; if nothing is, the system's authorities are trusted."""
+    if arguments.plain:
+        return taps.SecurityParameters.disabled()
+    security = taps.SecurityParameters()
+    if arguments.certificate is not None:
+        security.set("serverCertificate", taps.Certificate(arguments.certificate, arguments.key))
+    if arguments.trust is not None:
+        security.set("trustedCertificates", arguments.trust)
+    return security
+
+
 def main() -> int:
     """Serve, or ask."""
     parser = argparse.ArgumentParser(description="An echo server and its client")
     parser.add_argument("--listen", default="localhost:7007", metavar="HOST:PORT")
     parser.add_argument("remote", nargs="?", help="HOST:PORT of the server to ask")
     parser.add_argument("line", nargs="*")
+    parser.add_argument("--certificate", metavar="PEM", help="the server's, the leaf first")
+    parser.add_argument("--key", metavar="PEM", help="its key, if it is in a file of its own")
+    parser.add_argument("--trust", metavar="PEM", help="whom to trust in place of the system's")
+    parser.add_argument("--plain", action="store_true", help="go without security, knowingly")
     arguments = parser.parse_args()
+    security = wanted(arguments)
     try:
         with contextlib.suppress(KeyboardInterrupt):
             if arguments.remote is None:
-                asyncio.run(serve(arguments.listen))
+                asyncio.run(serve(arguments.listen, security))
             else:
-                asyncio.run(ask(arguments.remote, arguments.line))
+                asyncio.run(ask(arguments.remote, security, arguments.line))
     except taps.TapsError as error:
         print(error, file=sys.stderr)
         return 1

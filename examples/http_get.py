@@ -1,10 +1,11 @@
 """Fetch a page by HTTP/1.1: requests and responses are Messages.
 
-    python examples/http_get.py http://localhost:8080/ [PATH …]
+    python examples/http_get.py https://www.example.org/ [PATH …]
+    python examples/http_get.py --trust ca.pem https://localhost:8443/
 
 h11 knows the protocol, a codec of a few lines makes it a framer, and the
 application sends a ``Request`` and receives a ``Response``. Further paths are
-fetched over the same Connection.
+fetched over the same Connection. An ``http:`` URL says that plaintext is wanted.
 """
 
 from __future__ import annotations
@@ -117,17 +118,25 @@ class Http(FramerDefinition):
         return HttpCodec(self.max_length)
 
 
-async def fetch(url: str, *more_targets: str) -> list[Response]:
-    """The page at ``url`` and others of the same server, over one Connection."""
+async def fetch(url: str, *more_targets: str, trusted: str | None = None) -> list[Response]:
+    """The page at ``url`` and others of the same server, over one Connection.
+
+    Args:
+        url: ``https:``, or ``http:`` for plaintext.
+        *more_targets: Paths of further pages.
+        trusted: File of certificates to trust in place of the system's authorities.
+    """
     parts = urlsplit(url)
     secure = parts.scheme == "https"
+    # https: demands a security plugin, and says so where none is installed.
+    security = taps.SecurityParameters() if secure else taps.SecurityParameters.disabled()
+    if secure and trusted is not None:
+        security.set("trustedCertificates", trusted)
     preconnection = taps.Preconnection(
         remote=taps.RemoteEndpoint(
             hostname=parts.hostname, port=parts.port or (443 if secure else 80)
         ),
-        # An http: URL says that plaintext is wanted. https: demands a security
-        # plugin, and says so where none is installed.
-        security=taps.SecurityParameters() if secure else taps.SecurityParameters.disabled(),
+        security=security,
         framers=Http(),
     )
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
@@ -144,11 +153,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Fetch pages by HTTP/1.1, as Messages")
     parser.add_argument("url")
     parser.add_argument("path", nargs="*", help="fetched over the same Connection")
+    parser.add_argument("--trust", metavar="PEM", help="whom to trust in place of the system's")
     arguments = parser.parse_args()
     if not urlsplit(arguments.url).hostname:
-        parser.error("a URL looks like http://localhost:8080/")
+        parser.error("a URL looks like https://www.example.org/")
     try:
-        responses = asyncio.run(fetch(arguments.url, *arguments.path))
+        responses = asyncio.run(fetch(arguments.url, *arguments.path, trusted=arguments.trust))
     except taps.TapsError as error:
         print(error, file=sys.stderr)
         return 1

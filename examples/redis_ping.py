@@ -122,7 +122,9 @@ async def main(server: str) -> None:
     """A few commands, one by one and several at once."""
     preconnection = taps.Preconnection(
         remote=server,
-        security=taps.SecurityParameters.disabled(),  # as Redis is out of the box
+        # As Redis is out of the box, which therefore listens to its own machine only. To one with
+        # «tls-port» leave this out, and name its authority: trusted_certificates.
+        security=taps.SecurityParameters.disabled(),
         framers=Resp(),
     )
     async with preconnection.initiate(timeout=10) as redis:

@@ -91,8 +91,9 @@ def test_the_readme_begins_with_a_program_that_works_offline() -> None:
     first_screen = "\n".join(readme.splitlines()[:45])
     language, program = BLOCK.findall(first_screen)[0]
     assert language == "python"
-    assert run(program) == "b'hello' over line/TCP\n"
-    assert "b'hello' over line/TCP" in first_screen
+    assert "disabled" not in program
+    assert run(program) == "b'hello' over line/TLS/TCP\n"
+    assert "b'hello' over line/TLS/TCP" in first_screen
     assert "make demo" in first_screen
     assert "make test" in first_screen
 

@@ -10,9 +10,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
+
+from taps_core.testing import LocalAuthority
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,7 +39,7 @@ http {{
   uwsgi_temp_path uwsgi;
   scgi_temp_path scgi;
   server {{
-    listen 127.0.0.1:{port};
+    listen 127.0.0.1:{port}{how};
     root html;
     location = /chunked {{ ssi on; ssi_types *; try_files /index.html =404; }}
     location = /until-close {{ chunked_transfer_encoding off; ssi on; ssi_types *;
@@ -110,9 +112,35 @@ def answers(server: subprocess.Popen[bytes], port: int) -> bool:
     return False
 
 
+class IdentityFiles(NamedTuple):
+    """What programs want to be given as files."""
+
+    mine: Path
+    """A certificate for this machine, with its key."""
+    trusted: Path
+    """That of the authority that it is from."""
+
+
 @pytest.fixture
-def nginx(tmp_path: Path) -> Iterator[int]:
-    """The port of an nginx that serves a few pages."""
+def identity_files(tmp_path: Path) -> IdentityFiles:
+    """A server's certificate, and whom its clients are to trust."""
+    authority = LocalAuthority()
+    mine = authority.identity()
+    assert isinstance(mine.chain, bytes)
+    assert isinstance(mine.key, bytes)
+    files = IdentityFiles(tmp_path / "mine.pem", tmp_path / "trusted.pem")
+    files.mine.write_bytes(mine.chain + mine.key)
+    files.trusted.write_bytes(authority.pem)
+    return files
+
+
+def nginx_at(tmp_path: Path, how: str) -> Iterator[int]:
+    """Run an nginx that serves a few pages; its port.
+
+    Args:
+        tmp_path: Its folder.
+        how: What stands behind the address that it listens to.
+    """
     executable = program("nginx")
     pages = tmp_path / "html"
     pages.mkdir()
@@ -122,10 +150,23 @@ def nginx(tmp_path: Path) -> Iterator[int]:
 
     def command(port: int) -> list[str]:
         configuration = tmp_path / "nginx.conf"
-        configuration.write_text(NGINX_CONF.format(port=port))
+        configuration.write_text(NGINX_CONF.format(port=port, how=how))
         return [executable, "-p", str(tmp_path), "-e", "error.log", "-c", str(configuration)]
 
     yield from serve(command, tmp_path / "nginx.output")
+
+
+@pytest.fixture
+def nginx(tmp_path: Path) -> Iterator[int]:
+    """The port of an nginx that serves a few pages."""
+    yield from nginx_at(tmp_path, "")
+
+
+@pytest.fixture
+def secure_nginx(tmp_path: Path, identity_files: IdentityFiles) -> Iterator[int]:
+    """The port of one that serves them over TLS."""
+    mine = identity_files.mine
+    yield from nginx_at(tmp_path, f" ssl; ssl_certificate {mine}; ssl_certificate_key {mine}")
 
 
 @pytest.fixture

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
+    from tests.examples.conftest import IdentityFiles
+
 
 @pytest.fixture
 def http(load_example: Callable[[str], ModuleType]) -> ModuleType:
@@ -32,6 +34,16 @@ def test_several_pages_come_over_one_connection(nginx: int, http: ModuleType) ->
     assert chunked.headers["transfer-encoding"] == "chunked"
     assert chunked.body == b"<title>Hello from nginx</title>\n"
     assert (empty.status, empty.body) == (200, b"")
+
+
+def test_it_prints_a_page_over_tls(
+    secure_nginx: int, identity_files: IdentityFiles, run_example: Callable[..., str]
+) -> None:
+    page, trusted = f"https://127.0.0.1:{secure_nginx}/", str(identity_files.trusted)
+    printed = run_example("http_get.py", "--trust", trusted, page)
+    assert "<title>Hello from nginx</title>" in printed
+    printed = run_example("http_get.py", page, status=1)
+    assert "trusted_certificates" in printed
 
 
 def test_https_without_a_security_plugin_says_so_and_sends_nothing(

@@ -10,49 +10,44 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import trustme
 
 import taps_core as taps
 from tests.examples.conftest import EXAMPLES, program
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
     from types import ModuleType
 
     from taps_core.testing.fixtures import Run
+    from tests.examples.conftest import IdentityFiles
 
 
 class Curl:
     """curl, which trusts our authority alone."""
 
-    def __init__(self, folder: Path, port: int) -> None:
-        self.folder = folder
+    def __init__(self, files: IdentityFiles, port: int) -> None:
+        self.folder = files.mine.parent
+        self.trusted = str(files.trusted)
         self.root = f"https://localhost:{port}"
         self._program = program("curl")
 
     def __call__(self, *arguments: str, status: int = 0) -> str:
         """What it printed to its standard output."""
         command = [self._program, "-q", "-sS", "--noproxy", "*", "--max-time", "30"]
-        command += ["--http1.1", "--cacert", str(self.folder / "ca.pem"), *arguments]
+        command += ["--http1.1", "--cacert", self.trusted, *arguments]
         done = subprocess.run(command, capture_output=True, check=False, timeout=60)
         assert done.returncode == status, done.stderr.decode()
         return done.stdout.decode()
 
 
 @pytest.fixture
-def curl(tmp_path: Path) -> Iterator[Curl]:
+def curl(identity_files: IdentityFiles) -> Iterator[Curl]:
     """curl for an HTTPS server that runs as a user would run it."""
     program("curl")
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(
-        str(tmp_path / "mine.pem")
-    )
     server = subprocess.Popen(
         [
             *(sys.executable, "-W", "error", str(EXAMPLES / "https_store.py")),
-            *("--listen", "localhost:0", str(tmp_path / "mine.pem")),
+            *("--listen", "localhost:0", str(identity_files.mine)),
         ],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -65,7 +60,7 @@ def curl(tmp_path: Path) -> Iterator[Curl]:
         announced = server.stdout.readline()
         found = re.search(r":(\d+)$", announced.strip())
         assert found, announced + server.stdout.read()
-        yield Curl(tmp_path, int(found[1]))
+        yield Curl(identity_files, int(found[1]))
         server.send_signal(signal.SIGINT)
         printed = server.communicate(timeout=30)[0]
         assert server.returncode == 0
@@ -81,7 +76,7 @@ def test_curl_puts_and_gets_over_one_connection(curl: Curl) -> None:
     facts = ("-w", "%{json}\n")
     lines = curl(
         *("-T", str(curl.folder / "notes"), f"{curl.root}/notes", *facts, "--next"),
-        *("-sS", "--cacert", str(curl.folder / "ca.pem"), "--http1.1", *facts),
+        *("-sS", "--cacert", curl.trusted, "--http1.1", *facts),
         *(f"{curl.root}/notes", f"{curl.root}/nowhere"),
     ).splitlines()
     assert lines[0::2] == ["11 bytes", "to be kept", "there is no such thing"]

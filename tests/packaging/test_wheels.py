@@ -96,6 +96,7 @@ def test_broken_plugins_are_rows_with_their_reason_and_tcp_works_beside_them(
 ) -> None:
     environment.install(
         wheels["taps_tcp"],
+        wheels["taps_tls"],
         wheels["taps_framers"],
         small_wheel("taps-raises", RAISES),
         # Sorts before taps-tcp: the name belongs to that one all the same.
@@ -104,8 +105,10 @@ def test_broken_plugins_are_rows_with_their_reason_and_tcp_works_beside_them(
         small_wheel("taps-later", OTHER_VERSION),
     )
 
+    # What TLS needs, and the extra «testing».
+    environment.install("cryptography", "trustme", dependencies=True)
     assert README_PROGRAM is not None
-    assert environment.run("python", "-c", README_PROGRAM[1]) == "b'hello' over line/TCP\n"
+    assert environment.run("python", "-c", README_PROGRAM[1]) == "b'hello' over line/TLS/TCP\n"
 
     found = rows(environment)
     by_distribution = {row["distribution"]: row for row in found}
