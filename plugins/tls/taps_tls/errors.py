@@ -5,6 +5,7 @@ Each failure has a ``detail`` of its own; README.md lists them.
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 from typing import TYPE_CHECKING, Final
 
@@ -101,7 +102,7 @@ _REASONS: Final[dict[str, tuple[str, str]]] = {
     **dict.fromkeys(
         (
             *("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "UNKNOWN_PROTOCOL"),
-            *("RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "UNEXPECTED_MESSAGE"),
+            *("RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"),
         ),
         ("not-tls", "{peer} does not speak TLS: is it the right port?"),
     ),
@@ -196,6 +197,8 @@ def truncated(peer: str) -> ReceiveError:
 def receiving_broken(error: ssl.SSLError, peer: str, protocol: str = "TLS") -> ReceiveError:
     """Why nothing more is received."""
     detail, sentence = _explained(error, peer)
+    if detail == "not-tls":  # it did until now
+        detail, sentence = "bad-record", f"what came from {peer} is no record of {protocol}"
     failure = ReceiveError(f"{protocol}: {sentence}", reason=Reason.PROTOCOL_FAILED, detail=detail)
     failure.__cause__ = error
     return failure
@@ -237,8 +240,22 @@ def _verdict(
     error: ssl.SSLCertVerificationError, peer: str, name: str | None, chain: Sequence[bytes]
 ) -> tuple[str, str]:
     detail = _VERDICTS.get(error.verify_code, "certificate-refused")
-    if not chain:
-        return detail, f"the certificate of {peer} is refused: {error.verify_message}"
+    if chain:
+        # OpenSSL reads certificates that cryptography does not, which says so by exceptions
+        # of all kinds. The verdict stands.
+        with contextlib.suppress(Exception):
+            return detail, _described(detail, error, peer, name, chain)
+    return detail, f"the certificate of {peer} is refused: {error.verify_message}"
+
+
+def _described(
+    detail: str,
+    error: ssl.SSLCertVerificationError,
+    peer: str,
+    name: str | None,
+    chain: Sequence[bytes],
+) -> str:
+    """Whose certificate is refused, why, and what to do."""
     from taps_tls.certificates import day, expired, issuer, names, subject, when_valid
 
     leaf = chain[0]
@@ -246,26 +263,24 @@ def _verdict(
     if detail == "certificate-expired":
         old = expired(chain) or leaf
         shown = f"{whose}, shown by {peer}," if old is leaf else f"{subject(old)}, behind {whose},"
-        return detail, f"the certificate of {shown} expired on {day(when_valid(old)[1])}"
+        return f"the certificate of {shown} expired on {day(when_valid(old)[1])}"
     if detail == "certificate-not-yet-valid":
-        return detail, (
+        return (
             f"the certificate of {whose}, shown by {peer}, is not valid before "
             f"{day(when_valid(leaf)[0])}"
         )
     if detail == "wrong-name":
         valid = ", ".join(names(leaf)) or "no name at all"
-        return detail, f"the certificate that {peer} showed is for {valid}, not for {name}"
+        return f"the certificate that {peer} showed is for {valid}, not for {name}"
     remedy = "SecurityParameters(trusted_certificates=...) names private authorities"
     if detail == "self-signed":
-        return detail, (
+        return (
             f"the certificate of {whose}, shown by {peer}, is signed by itself and not trusted "
             f"here: {remedy}"
         )
     if detail == "unknown-authority":
-        return detail, (
+        return (
             f"the certificate of {whose}, shown by {peer}, was issued by {issuer(leaf)}, which "
             f"is not trusted here: {remedy}"
         )
-    return detail, (
-        f"the certificate of {whose}, shown by {peer}, is refused: {error.verify_message}"
-    )
+    return f"the certificate of {whose}, shown by {peer}, is refused: {error.verify_message}"
