@@ -318,7 +318,11 @@ class SecurityParameters:
 
     @classmethod
     def opportunistic(cls, **parameters: Unpack[SecurityKeywords]) -> Self:
-        """Encryption without authentication if it can be had, plaintext otherwise."""
+        """Encryption without authentication if it can be had, plaintext otherwise.
+
+        No plaintext, though, where the peer is to be judged by pins or the trust
+        verification callback.
+        """
         made = cls(**parameters)
         made._mode = SecurityMode.OPPORTUNISTIC
         return made
@@ -417,6 +421,11 @@ class SecurityParameters:
     def trust_verification_callback(self) -> Callable[..., Any] | None:
         """What judges the peer's identity."""
         return self._trust
+
+    @property
+    def judges_peer(self) -> bool:
+        """Whether the application has its own say about who the peer is: by pins or callback."""
+        return self._trust is not None or bool(self._values.get("pinnedServerCertificate"))
 
     @property
     def identity_challenge_callback(self) -> Callable[..., Any] | None:

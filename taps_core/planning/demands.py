@@ -191,6 +191,12 @@ class Demands:
                 yield Why(f"adds {stack.security.label}, and security is disabled", by)
         elif protection is None:
             if mode is SecurityMode.OPPORTUNISTIC:
+                if self._security.judges_peer:
+                    yield Why(
+                        "is plaintext, and the peer is to be judged: by a pin, or by the trust "
+                        "verification callback",
+                        By.APPLICATION,
+                    )
                 return
             if layered:
                 yield Why(

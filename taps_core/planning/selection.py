@@ -116,6 +116,7 @@ class Selector:
             properties.key,
             security.mode,
             security.allowed_security_protocols,
+            security.judges_peer,
             shapes,
             framers,
             policy.key,

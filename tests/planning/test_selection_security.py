@@ -93,6 +93,20 @@ def test_opportunistic_security_has_plaintext_as_failover(everything):
     )
 
 
+@pytest.mark.requirement("R-9621-3.3-03", "G-9622-6.3.3-01", "G-9622-6.3.8-01")
+def test_a_peer_that_is_to_be_judged_is_no_plaintext_peer(everything):
+    pinned = SecurityParameters.opportunistic(pinned_server_certificate=b"a certificate")
+    judging = SecurityParameters.opportunistic()
+    judging.set_trust_verification_callback(lambda _: True)
+    for security in (pinned, judging):
+        selection = select(everything, security=security)
+        assert names(selection) == ["TLS/TCP", "DTLS/SCTP", "QUIC"]
+        assert sentences(selection, "TCP") == [
+            "is plaintext, and the peer is to be judged: by a pin, or by the trust "
+            "verification callback"
+        ]
+
+
 def test_no_preference_moves_plaintext_before_what_is_secured(everything):
     properties = TransportProperties().prefer("perMsgReliability").avoid("zeroRttMsg")
     selection = select(everything, properties, security=SecurityParameters.opportunistic())
