@@ -6,6 +6,7 @@
     ├─ PropertyError                 a name or value that cannot be (also a ValueError)
     ├─ EstablishmentError            no Connection or Listener (also an OSError)
     │   ├─ NoCandidates              nothing that is installed fits; nothing was sent
+    │   ├─ EstablishmentRefused      the application's own pins or callbacks refuse the peer
     │   ├─ EstablishmentTimeout      the time given was not enough (also a TimeoutError)
     │   └─ CloneError                no further Connection in this group
     ├─ ConnectionError               the end of an established Connection (also the builtin's)
@@ -37,6 +38,7 @@ __all__ = [
     "ConnectionError",
     "EndOfData",
     "EstablishmentError",
+    "EstablishmentRefused",
     "EstablishmentTimeout",
     "Expired",
     "NoCandidates",
@@ -189,6 +191,13 @@ class NoCandidates(EstablishmentError):
     ) -> None:
         super().__init__(message, reason=reason, detail=detail)
         self.rejected = rejected or {}
+
+
+class EstablishmentRefused(EstablishmentError):
+    """What the application gave to judge the peer by, pins or a callback, refuses it.
+
+    Raised by one attempt. Nothing weaker is tried instead, opportunistic or not.
+    """
 
 
 class EstablishmentTimeout(EstablishmentError, TimeoutError):

@@ -24,8 +24,9 @@ The root is different: a class of weaker (or other) security starts only when
 everything in the class before it has failed, and never while candidates of
 that class may still come: otherwise whoever can slow down the first attempt
 chooses the second (RFC 9623, section 12.1). And plaintext never starts where something
-secured has failed by INVALID_CONFIGURATION: what the application asked of security cannot
-be had, and doing without is no answer to that.
+secured has failed by INVALID_CONFIGURATION or EstablishmentRefused: what the application
+asked of security cannot be had, or its own pins and callbacks do not want the peer, and
+doing without is no answer to that.
 
 The runtime performs what the planner returns and reports back what happened::
 
@@ -45,7 +46,7 @@ import math
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
-from taps_core.model.errors import Attempt, Reason
+from taps_core.model.errors import Attempt, EstablishmentRefused, Reason
 from taps_core.planning.candidates import Leaf, interleave
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ class RacePlanner:
         "_began",
         "_begun",
         "_delay",
-        "_is_misconfigured",
+        "_needs_security",
         "_nodes",
         "_over",
         "_racing",
@@ -179,7 +180,8 @@ class RacePlanner:
         self._began = began
         self._started = False
         self._over = False
-        self._is_misconfigured = False
+        #: Whether something has failed to which plaintext is no answer.
+        self._needs_security = False
         self._root = _Node(0, None, None)
         #: Every leaf.
         self._nodes: dict[Leaf, _Node] = {}
@@ -288,8 +290,11 @@ class RacePlanner:
             RuntimeError: It was not running.
         """
         self._end(leaf, "failed", now).error = error
-        if getattr(error, "reason", None) is Reason.INVALID_CONFIGURATION:
-            self._is_misconfigured = True
+        if (
+            isinstance(error, EstablishmentRefused)
+            or getattr(error, "reason", None) is Reason.INVALID_CONFIGURATION
+        ):
+            self._needs_security = True
         node = self._nodes[leaf]
         # Whatever has failed now makes its parent go on at once. Not the root:
         # there only the failure of everything before counts.
@@ -367,8 +372,8 @@ class RacePlanner:
         return node.next_at <= now or node.stuck
 
     def _is_barred(self, root: _Node) -> bool:
-        """Whether all that is left is plaintext, in place of security that cannot be had."""
-        if not (root.begun and root.waiting and self._is_misconfigured):
+        """Whether all that is left is plaintext, where that is no answer."""
+        if not (root.begun and root.waiting and self._needs_security):
             return False
         node = root.children[root.begun]
         while node.leaf is None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taps_core.model.endpoints import RemoteEndpoint
-from taps_core.model.errors import EstablishmentError, Reason
+from taps_core.model.errors import EstablishmentError, EstablishmentRefused, Reason
 from taps_core.planning.candidates import Leaf
 from taps_core.planning.race import (
     MAX_DELAY,
@@ -453,24 +453,28 @@ def test_a_black_hole_never_brings_the_weaker_class() -> None:
     assert not run.planner.failed
 
 
+WRONG = EstablishmentError("no", reason=Reason.INVALID_CONFIGURATION)
+
+
 @pytest.mark.parametrize(
-    ("reason", "protection", "starts"),
+    ("error", "protection", "starts"),
     [
-        (Reason.INVALID_CONFIGURATION, None, 1),
-        (Reason.ESTABLISHMENT_FAILED, None, 2),
+        (WRONG, None, 1),
+        (EstablishmentRefused("no"), None, 1),
+        (EstablishmentError("no"), None, 2),
         # Another protocol may be able to do what this one cannot.
-        (Reason.INVALID_CONFIGURATION, "some", 2),
+        (WRONG, "some", 2),
     ],
 )
 @pytest.mark.requirement("R-9621-3.3-03")
-def test_plaintext_is_no_answer_to_parameters_that_cannot_be_honoured(
-    reason: Reason, protection: Any, starts: int
+def test_plaintext_is_no_answer_to_what_the_application_does_not_want(
+    error: EstablishmentError, protection: Any, starts: int
 ) -> None:
     first, second = leaf("TLS/TCP", V6[0]), leaf("TCP", V6[0], group=1)
     second.stack.capabilities = SimpleNamespace(protection=protection)
     planner = RacePlanner([first, second])
     begun = planner.start(0.0)
-    begun += planner.attempt_failed(first, EstablishmentError("no", reason=reason), 1.0)
+    begun += planner.attempt_failed(first, error, 1.0)
     assert begun == [first, second][:starts]
     assert planner.failed is (starts == 1)
     assert planner.deadline() is None

@@ -300,9 +300,11 @@ class DTLSFlow(LayerFlow):
         chain = self._chain()
         try:
             if self._settings.pins:
-                verified = self._connection.get_verified_chain(as_cryptography=True) or ()
-                shown = (*chain, *(each.public_bytes(Encoding.DER) for each in verified))
-                match_pins(self._settings.pins, shown, self._peer)
+                proven = chain[:1]
+                if self._settings.verifies:
+                    verified = self._connection.get_verified_chain(as_cryptography=True) or ()
+                    proven = tuple(each.public_bytes(Encoding.DER) for each in verified)
+                match_pins(self._settings.pins, proven, self._peer)
             if self._server and not chain:
                 return
             peer = Peer(

@@ -9,7 +9,13 @@ import contextlib
 import ssl
 from typing import TYPE_CHECKING, Final
 
-from taps_core.plugin import ConnectionError, EstablishmentError, Reason, ReceiveError
+from taps_core.plugin import (
+    ConnectionError,
+    EstablishmentError,
+    EstablishmentRefused,
+    Reason,
+    ReceiveError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -180,9 +186,9 @@ def unfinished(peer: str, protocol: str = "TLS") -> EstablishmentError:
     )
 
 
-def refused(detail: str, sentence: str) -> EstablishmentError:
-    """This end does not want the peer, though OpenSSL does."""
-    return EstablishmentError(f"TLS: {sentence}", detail=detail)
+def refused(detail: str, sentence: str) -> EstablishmentRefused:
+    """The application does not want the peer, though OpenSSL does."""
+    return EstablishmentRefused(f"TLS: {sentence}", detail=detail)
 
 
 def truncated(peer: str) -> ReceiveError:

@@ -20,6 +20,7 @@ import ssl
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from taps_core.plugin import (
+    EstablishmentError,
     LayerFlow,
     Reason,
     SendError,
@@ -30,7 +31,6 @@ from taps_tls.errors import (
     handshake_failed,
     hung_up,
     receiving_broken,
-    refused,
     truncated,
     unfinished,
 )
@@ -209,7 +209,9 @@ class TLSFlow(LayerFlow):
         version = self._tls.version()
         if version not in self._settings.versions:
             # Only an SSLContext of the application goes as far.
-            raise refused("no-shared-protocol", f"{self._peer} would speak {version} only")
+            raise EstablishmentError(
+                f"TLS: {self._peer} would speak {version} only", detail="no-shared-protocol"
+            )
 
     async def _more(self) -> None:
         """Wait until the peer has said more."""
@@ -235,7 +237,8 @@ class TLSFlow(LayerFlow):
         """
         chain = self._shown()
         if self._settings.pins:
-            match_pins(self._settings.pins, (*chain, *_chain(self._tls, verified=True)), self._peer)
+            proven = _chain(self._tls, verified=True) if self._verifies else chain[:1]
+            match_pins(self._settings.pins, proven, self._peer)
         if self._server and not chain:
             return
         peer = Peer(

@@ -58,7 +58,8 @@ class Peer:
     """The name or address that was asked for; ``None`` where this end is the server."""
     chain: tuple[bytes, ...]
     """The certificates that the peer showed, its own first, in DER; the first alone where a
-    session was resumed, none where a pre-shared key stands in for them."""
+    session was resumed, none where a pre-shared key stands in for them. That it has the key
+    is proven of the first alone: others can be there without being of the chain."""
     verified: bool
     """Whether they were verified already. They were not where security is opportunistic."""
 

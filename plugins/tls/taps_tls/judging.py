@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from typing import TYPE_CHECKING
 
@@ -16,14 +17,21 @@ if TYPE_CHECKING:
 __all__ = ["judge", "match_pins"]
 
 
-def match_pins(pins: Iterable[frozenset[bytes]], shown: Collection[bytes], peer: str) -> None:
-    """Compare with the pinned chains: all of one must be among ``shown`` (in DER).
+def match_pins(pins: Iterable[frozenset[bytes]], proven: Collection[bytes], peer: str) -> None:
+    """Compare with the pinned chains: all of one must be among ``proven`` (in DER).
+
+    Args:
+        pins: Chains, in DER.
+        proven: What the verification went through, from the peer's own certificate up;
+            that one alone where nothing was verified. Not what was shown beside: anybody
+            can send a certificate that is public.
+        peer: Who is at the other end, for a sentence.
 
     Raises:
         EstablishmentError: None of them is, though there are some.
     """
     pins = tuple(pins)
-    if pins and not any(pin <= set(shown) for pin in pins):
+    if pins and not any(pin <= set(proven) for pin in pins):
         raise refused("wrong-pin", f"{peer} showed none of the pinned certificates")
 
 
@@ -48,6 +56,10 @@ async def judge(security: SecurityParameters, peer: Peer, below: Flow, whose: st
             below.pause()
             verdict = await verdict
             below.resume()
+    except asyncio.CancelledError as error:
+        raise error from refused(
+            "trust-callback", "the trust verification callback has not returned"
+        )
     except Exception as error:
         # It may raise anything, and whatever that is, the peer was not approved.
         failure = refused("trust-callback", f"the trust verification callback failed: {error!r}")

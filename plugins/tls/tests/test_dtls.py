@@ -485,3 +485,26 @@ def test_groups_are_not_reached(authority: Authority) -> None:
     )
     assert list(there.select()) == []
     assert "DTLS/UDP" in str(there.select())
+
+
+@pytest.mark.requirement("G-9622-6.3.3-01")
+def test_a_pinned_certificate_that_is_only_shown_along_is_no_match(
+    run: Run, authority: Authority
+) -> None:
+    pinned, other = authority.identity("localhost"), authority.identity("localhost")
+    assert isinstance(pinned.chain, bytes)
+    assert isinstance(other.chain, bytes)
+    posing = taps.Certificate(other.chain + pinned.chain, other.key)
+    server = taps.SecurityParameters(server_certificate=posing)
+
+    async def main() -> None:
+        for client in (
+            authority.client(pinned_server_certificate=pinned),
+            taps.SecurityParameters.opportunistic(pinned_server_certificate=pinned),
+        ):
+            assert (await refusal(server, client)).detail == "wrong-pin"
+        client = authority.client(pinned_server_certificate=other)
+        async with pair(taps.SecurityParameters(server_certificate=other), client):
+            pass
+
+    run(main)

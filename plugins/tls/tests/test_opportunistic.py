@@ -137,6 +137,48 @@ def test_whoever_asks_for_security_is_never_heard_in_plaintext(
     run(main)
 
 
+@pytest.mark.requirement("R-9621-3.3-03", "G-9622-6.3.3-01")
+@pytest.mark.parametrize("how", ["pin", "callback"])
+def test_whom_the_application_refuses_is_not_spoken_to_in_plaintext(
+    run: Run, authority: Authority, how: str
+) -> None:
+    client = taps.SecurityParameters.opportunistic()
+    if how == "pin":
+        client.set("pinnedServerCertificate", authority.identity("localhost"))
+    else:
+        client.set_trust_verification_callback(lambda _: False)
+
+    async def main() -> None:
+        with pytest.raises(taps.EstablishmentError) as caught:
+            async with pair(authority.server(), client):
+                pass
+        assert caught.value.detail == ("wrong-pin" if how == "pin" else "trust-callback")
+        assert [each.outcome for each in caught.value.attempts] == ["failed"]
+
+    run(main)
+
+
+@pytest.mark.requirement("G-9622-6.3.3-01")
+def test_an_opportunistic_pin_is_the_servers_own_certificate(
+    run: Run, authority: Authority
+) -> None:
+    mine, other = authority.identity("localhost"), authority.identity("localhost")
+    assert isinstance(mine.chain, bytes)
+    assert isinstance(other.chain, bytes)
+    client = taps.SecurityParameters.opportunistic(pinned_server_certificate=mine)
+
+    async def main() -> None:
+        async with pair(taps.SecurityParameters(server_certificate=mine), client):
+            pass
+        posing = taps.Certificate(other.chain + mine.chain, other.key)
+        with pytest.raises(taps.EstablishmentError) as caught:
+            async with pair(taps.SecurityParameters(server_certificate=posing), client):
+                pass
+        assert caught.value.detail == "wrong-pin"
+
+    run(main)
+
+
 @pytest.mark.requirement("R-9621-3.3-03")
 def test_what_was_asked_of_security_and_cannot_be_had_is_not_dropped_for_plaintext(
     run: Run,

@@ -155,6 +155,19 @@ def test_a_server_that_answers_with_a_certificate_is_verified(
 
 
 @HAS
+@VERSIONS
+def test_a_key_is_no_match_for_a_pin(run: Run, authority: Authority, version: str) -> None:
+    async def main() -> None:
+        client = keyed(pinned_server_certificate=authority.pem, allowed_security_protocols=version)
+        with pytest.raises(taps.EstablishmentError) as caught:
+            async with calling(keyed(), client):
+                pass
+        assert caught.value.detail == "wrong-pin"
+
+    run(main)
+
+
+@HAS
 @pytest.mark.parametrize(
     ("key", "identity", "words"),
     [

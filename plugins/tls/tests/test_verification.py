@@ -147,6 +147,28 @@ def test_a_pin_is_kept(run: Run, authority: Authority) -> None:
     run(main)
 
 
+@pytest.mark.requirement("G-9622-6.3.3-01")
+@pytest.mark.parametrize("version", ["TLSv1.2", "TLSv1.3"])
+def test_a_pinned_certificate_that_is_only_shown_along_is_no_match(
+    run: Run, authority: Authority, version: str
+) -> None:
+    pinned, other = authority.identity("localhost"), authority.identity("localhost")
+    assert isinstance(pinned.chain, bytes)
+    assert isinstance(other.chain, bytes)
+
+    async def main() -> None:
+        # Anybody can send what is public; its key is another matter.
+        posing = taps.Certificate(other.chain + pinned.chain, other.key)
+        server = taps.SecurityParameters(server_certificate=posing)
+        for client in (
+            authority.client(pinned_server_certificate=pinned),
+            authority.client(pinned_server_certificate=pinned, allowed_security_protocols=version),
+        ):
+            assert (await refusal(server, client)).detail == "wrong-pin"
+
+    run(main)
+
+
 @pytest.mark.parametrize("version", ["TLSv1.2", "TLSv1.3"])
 def test_who_is_refused_here_never_sees_this_ends_certificate(
     run: Run, authority: Authority, version: str
