@@ -386,9 +386,10 @@ class SecurityParameters:
         return self
 
     def set_identity_challenge_callback(self, callback: Callable[..., Any] | None) -> Self:
-        """Called for an operation with a private key (section 6.3.8).
+        """Called when this end has to show who it is (section 6.3.8).
 
-        Establishment waits for it; an exception ends it.
+        With what, and what it returns, is the security layer's to say: TLS and DTLS take a
+        Certificate with its key. Establishment waits for it; an exception ends it.
         """
         self._challenge = _callback(callback)
         return self
@@ -429,7 +430,7 @@ class SecurityParameters:
 
     @property
     def identity_challenge_callback(self) -> Callable[..., Any] | None:
-        """What does the operations with the private key."""
+        """What supplies this end's identity on demand."""
         return self._challenge
 
     def copy(self) -> SecurityParameters:

@@ -43,6 +43,8 @@ _GROUPS: Final = {
 _SUITES_OF_1_3: Final = frozenset(
     {"TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256", "TLS_AES_128_GCM_SHA256"}
 )
+#: The same, with those first that go with a pre-shared key: it is used with SHA-256.
+_KEYS_FIRST: Final = sorted(_SUITES_OF_1_3, key=lambda name: (name.endswith("SHA384"), name))
 #: So many contexts are kept.
 _KEPT: Final = 64
 #: What may stand beside a context of the application: the rest belongs into it.
@@ -229,7 +231,7 @@ def _server(security: SecurityParameters) -> Settings:
             "SecurityParameters(server_certificate=Certificate(chain, key))",
             "no-server-certificate",
         )
-    if keyed and "TLSv1.3" in versions:
+    if keyed and "TLSv1.3" in versions and not hasattr(ssl.SSLContext, "set_ciphersuites"):
         # OpenSSL then chooses a suite before it looks for a key, which goes with SHA-256 alone.
         raise unusable(
             "preSharedKey beside serverCertificate: Python's ssl cannot let TLS 1.3 prefer the "
@@ -357,6 +359,9 @@ def _ask_for(
     suites = security.ciphersuite
     older = [name for name in suites if not name.startswith("TLS_")]
     newer = frozenset(suites) - frozenset(older)
+    if keyed and not suites and hasattr(context, "set_ciphersuites"):
+        # With a certificate beside it the order decides whether the key is used at all.
+        _set_newer_ciphers(context, _KEYS_FIRST)
     if suites:
         if older and "TLSv1.2" in versions:
             _set_ciphers(context, older)

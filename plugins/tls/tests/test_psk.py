@@ -155,6 +155,30 @@ def test_a_server_that_answers_with_a_certificate_is_verified(
 
 
 @HAS
+@pytest.mark.skipif(
+    hasattr(ssl.SSLContext, "set_ciphersuites"), reason="this ssl has it, and needs no stand-in"
+)
+def test_what_python_3_15_brings_lets_the_key_go_before_the_certificate(
+    run: Run, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    def set_ciphersuites(_: ssl.SSLContext, suites: str) -> None:
+        told.append(suites)
+
+    monkeypatch.setattr(ssl.SSLContext, "set_ciphersuites", set_ciphersuites, raising=False)
+
+    async def main() -> None:
+        async with pair(authority.server(pre_shared_key=(KEY, "me")), authority.client()):
+            (suites,) = told
+            *before, last = suites.split(":")
+            assert len(before) == 2
+            assert last == "TLS_AES_256_GCM_SHA384"
+
+    run(main)
+
+
+@HAS
 @VERSIONS
 def test_a_key_is_no_match_for_a_pin(run: Run, authority: Authority, version: str) -> None:
     async def main() -> None:
