@@ -69,6 +69,7 @@ from taps_core.model.layers import (
     FramerDefinition,
     ListeningFlow,
     ListenRequest,
+    Offer,
     SecurityLayer,
     Transport,
 )
@@ -156,6 +157,7 @@ __all__ = [
     "MessageContext",
     "Multipath",
     "MultipathPolicy",
+    "Offer",
     "Parsed",
     "Part",
     "PartTuple",

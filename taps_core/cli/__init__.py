@@ -61,8 +61,9 @@ also be that of a plugin or of its distribution.
 
 _EXPLAIN: Final = """\
 The ranking of Protocol Stacks for what an application asks for, with the
-reason for every place and every rejection, and whose demand it was. Exit
-status 1 if there is no candidate.
+reason for every place and every rejection, and whose demand it was; and what
+their security layers would offer a peer, and what they refuse. Exit status 1
+if there is no candidate.
 
 Names of properties are those of RFC 9622 (preserveMsgBoundaries), or
 preserve_msg_boundaries, or preserve-msg-boundaries, in any case.
@@ -75,6 +76,7 @@ examples:
   taps-plugins explain --require preserve-msg-boundaries --framer line
   taps-plugins explain --set connTimeout=30 --set tcp.userTimeoutValue=30
   taps-plugins explain --require interface=wlan0 --remote example.org:443
+  taps-plugins explain --role listen --parameter alpn=h2,http/1.1
 """
 
 
@@ -313,6 +315,15 @@ def _add_demands(parser: argparse.ArgumentParser) -> None:
         choices=["default", "opportunistic", "disabled"],
         default="default",
         help="default: encrypted and authenticated, or not at all",
+    )
+    rest.add_argument(
+        "--parameter",
+        metavar="NAME=VALUE",
+        dest="parameters",
+        action="append",
+        default=[],
+        help="a security parameter (several times): names with commas between them, files of "
+        "certificates as CHAIN or CHAIN,KEY; of preSharedKey the identity alone",
     )
     rest.add_argument(
         "--framer",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import sys
@@ -10,15 +11,23 @@ from typing import TYPE_CHECKING, Any
 from taps_core.cli.output import Cell, Tone
 from taps_core.model.endpoints import LocalEndpoint, RemoteEndpoint
 from taps_core.model.errors import PropertyError
+from taps_core.model.layers import Offer
 from taps_core.model.properties import Preference, TransportProperties, ValueType, find_property
-from taps_core.model.security import SecurityMode, SecurityParameters
+from taps_core.model.security import (
+    Certificate,
+    SecurityMode,
+    SecurityParameters,
+    security_parameter,
+)
 from taps_core.planning.selection import By, Selector
+from taps_core.runtime.blueprint import with_protocols
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Hashable, Sequence
 
     from taps_core.cli.output import Output, Row
+    from taps_core.model.layers import FramerDefinition, SecurityLayer
     from taps_core.planning.selection import Ranked, Selection, Why
     from taps_core.runtime.registry import Registry
 
@@ -41,19 +50,28 @@ def explain(registry: Registry, output: Output, arguments: argparse.Namespace) -
         PluginError: No framer of a name.
         EstablishmentError: What is asked for contradicts itself.
     """
-    security = _security(arguments.security)
+    security = _security(arguments.security, arguments.parameters)
+    framers = [registry.framer(name) for name in arguments.framer]
     selection = Selector(registry).select(
         _properties(registry, arguments),
         role=arguments.role,
         security=security,
         local=LocalEndpoint.coerce_all(arguments.local),
         remote=RemoteEndpoint.coerce_all(arguments.remote),
-        framers=[registry.framer(name) for name in arguments.framer],
+        framers=framers,
     )
+    offers = _offers(selection, security, framers)
     if arguments.json:
-        print(json.dumps(selection.as_json(), indent=2, default=_unlimited))
+        told = selection.as_json()
+        told["offers"] = {
+            layer.name: dataclasses.asdict(offer) if isinstance(offer, Offer) else offer
+            for layer, offer in offers.items()
+        }
+        print(json.dumps(told, indent=2, default=_unlimited))
     else:
         _print(output, selection)
+        for layer, offer in offers.items():
+            _print_offer(output, layer, offer)
         stuck = selection.rejected and not selection.ranked
         if stuck and security.mode is SecurityMode.REQUIRED:
             print("--security disabled shows what there is without security", file=sys.stderr)
@@ -108,15 +126,88 @@ def _order(ranked: Sequence[Ranked]) -> str:
     return "; ".join([sentence, *(f"{each} only if that fails" for each in others)])
 
 
+# -- what would be offered
+
+
+def _offers(
+    selection: Selection, security: SecurityParameters, framers: Sequence[FramerDefinition]
+) -> dict[SecurityLayer, Offer | str | None]:
+    """Security layer of a candidate → what it says, or why it says nothing."""
+    asked = with_protocols(security, tuple(framers))
+    offers: dict[SecurityLayer, Offer | str | None] = {}
+    for ranked in selection.ranked:
+        layer = ranked.stack.security
+        if layer is not None and layer not in offers:
+            try:
+                offers[layer] = layer.offers(asked, server=selection.role == "listen")
+            except Exception as error:  # noqa: BLE001  # a plugin's code: the ranking is told all the same
+                offers[layer] = f"{type(error).__name__}: {error}"
+    return offers
+
+
+def _print_offer(output: Output, layer: SecurityLayer, offer: Offer | str | None) -> None:
+    output.heading(f"What {layer.label} would offer")
+    if not isinstance(offer, Offer):
+        output.text("It does not say." if offer is None else offer, Tone.CAREFUL)
+        return
+
+    def listed(names: Sequence[str] | None, otherwise: str) -> str:
+        return otherwise if names is None else ", ".join(names) or "none"
+
+    its_own = "the layer's own choice"
+    rows: list[Row] = [
+        ("protocols", listed(offer.protocols, its_own)),
+        ("ALPN", listed(offer.alpn, its_own)),
+        ("cipher suites", listed(offer.ciphersuites, its_own)),
+        ("groups", listed(offer.groups, its_own)),
+        ("signatures", listed(offer.signature_algorithms, its_own)),
+        ("certificate", offer.certificate),
+        ("trusts", offer.trust),
+    ]
+    for name, why in offer.refusals.items():
+        rows.append((Cell("refuses", Tone.BAD), why if name in why else f"{name}: {why}"))
+    output.table(("", ""), rows)
+    if offer.refusals:
+        output.text("As long as it refuses anything, no Connection comes to be.", Tone.BAD)
+
+
 # -- from the command line to a Preconnection's values
 
 
-def _security(mode: str) -> SecurityParameters:
+def _security(mode: str, assignments: Sequence[str]) -> SecurityParameters:
     if mode == "disabled":
-        return SecurityParameters.disabled()
-    if mode == "opportunistic":
-        return SecurityParameters.opportunistic()
-    return SecurityParameters()
+        security = SecurityParameters.disabled()
+    elif mode == "opportunistic":
+        security = SecurityParameters.opportunistic()
+    else:
+        security = SecurityParameters()
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals:
+            raise PropertyError(f"--parameter {assignment}: say NAME=VALUE")
+        name = security_parameter(name)
+        value = _parameter(name, text)
+        if isinstance(value, list):  # said again, there is more of it
+            value = [*security.get(name), *value]
+        security.set(name, value)
+    return security
+
+
+def _parameter(name: str, text: str) -> Any:
+    """What ``text`` stands for; what it cannot be is left for the parameter to refuse."""
+    match name:
+        case "context":
+            raise PropertyError("context: an object of a program's, which no text stands for")
+        case "preSharedKey":
+            # Secrets are not for command lines, and nothing is sent.
+            return b"(not asked for)", text
+        case "maxCachedSessions" | "cachedSessionLifetimeSeconds":
+            return _guessed(text)
+        case "serverCertificate" | "clientCertificate":
+            chain, comma, key = text.partition(",")
+            return [Certificate(chain, key if comma else None)]
+        case _:
+            return [each.strip() for each in text.split(",")]
 
 
 def _properties(registry: Registry, arguments: argparse.Namespace) -> TransportProperties:

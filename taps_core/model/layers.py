@@ -33,6 +33,7 @@ __all__ = [
     "FramerDefinition",
     "ListenRequest",
     "ListeningFlow",
+    "Offer",
     "SecurityLayer",
     "Transport",
 ]
@@ -55,6 +56,29 @@ class Availability:
 
 
 AVAILABLE = Availability()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Offer:
+    """What a security layer would offer a peer, for explanations: ``SecurityLayer.offers``."""
+
+    protocols: tuple[str, ...]
+    """As ``allowedSecurityProtocols`` names them, best first."""
+    ciphersuites: tuple[str, ...] | None
+    """Best first; ``None``: the layer does not know."""
+    groups: tuple[str, ...] | None
+    """Likewise."""
+    signature_algorithms: tuple[str, ...] | None
+    """Likewise."""
+    alpn: tuple[str, ...]
+    """Application protocols, best first; empty: none."""
+    certificate: str
+    """What this end would show and to whom: part of a sentence."""
+    trust: str
+    """Whom it would take for what it says: part of a sentence."""
+    refusals: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """What was asked for and cannot be honoured → why, in a sentence. As long as there is
+    any, no Connection comes to be."""
 
 
 class EarlyData:
@@ -297,6 +321,18 @@ class SecurityLayer(_Declaration):
 
         Raises:
             EstablishmentError: The listener cannot be.
+        """
+        return None
+
+    def offers(self, security: SecurityParameters, *, server: bool) -> Offer | None:
+        """What would be offered with these parameters; nothing is sent. May read files.
+
+        Args:
+            security: As the application gave it, ALPN from framers included.
+            server: Whether this end is the server.
+
+        Returns:
+            ``None``: the layer does not say.
         """
         return None
 

@@ -36,6 +36,7 @@ __all__ = [
     "HasPublicBytes",
     "SecurityMode",
     "SecurityParameters",
+    "security_parameter",
     "snake_case",
 ]
 
@@ -259,7 +260,12 @@ _SPELLINGS: Final = {
 }
 
 
-def _canonical(name: str) -> str:
+def security_parameter(name: str) -> str:
+    """The canonical name of a security parameter, whatever the spelling.
+
+    Raises:
+        PropertyError: There is none.
+    """
     if not isinstance(name, str):
         raise PropertyError(f"the name of a security parameter is a string, not {name!r}")
     found = _SPELLINGS.get(name) or _SPELLINGS.get(_folded(name))
@@ -358,7 +364,7 @@ class SecurityParameters:
             PropertyError: No such parameter, a value that it cannot have, or
                 security is disabled.
         """
-        canonical = _canonical(name)
+        canonical = security_parameter(name)
         if self._mode is SecurityMode.DISABLED:
             raise PropertyError(
                 f"{canonical}: security is disabled here, it would be without effect"
@@ -374,7 +380,7 @@ class SecurityParameters:
         Raises:
             PropertyError: No such parameter.
         """
-        canonical = _canonical(name)
+        canonical = security_parameter(name)
         return self._values.get(canonical, SECURITY_PARAMETERS[canonical][1])
 
     def set_trust_verification_callback(self, callback: Callable[..., Any] | None) -> Self:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from taps_core.model.security import SecurityParameters
     from taps_core.runtime.system import LoopRuntime
 
-__all__ = ["Blueprint", "WorkedOut"]
+__all__ = ["Blueprint", "WorkedOut", "with_protocols"]
 
 #: ``effective`` and ``group_properties`` of a Blueprint.
 WorkedOut: TypeAlias = "tuple[Mapping[str, Any], Mapping[str, Any]]"
@@ -83,7 +83,7 @@ class Blueprint:
         self.remote = remote
         self.properties = properties
         self.security = security
-        self.offered_security = _with_protocols(security, framers)
+        self.offered_security = with_protocols(security, framers)
         self.framers = framers
         self.learned = False
         self.effective: Mapping[str, Any] = {}
@@ -168,11 +168,11 @@ class Blueprint:
         for name in self.__slots__[1:]:
             setattr(copy, name, changes.get(name, getattr(self, name)))
         if "framers" in changes:
-            copy.offered_security = _with_protocols(copy.security, copy.framers)
+            copy.offered_security = with_protocols(copy.security, copy.framers)
         return copy
 
 
-def _with_protocols(
+def with_protocols(
     security: SecurityParameters, framers: tuple[FramerDefinition, ...]
 ) -> SecurityParameters:
     """``alpn`` is automatic unless it is set (RFC 9622, section 6.3.4): what the framers speak."""

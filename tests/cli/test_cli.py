@@ -371,6 +371,73 @@ def test_explain_says_which_stacks_race(machine: PluginSite, run: Run) -> None:
     assert "1 is tried first; 2 only if that fails" in out
 
 
+OFFERS = """
+    def offers(self, security, *, server):
+        if not security.alpn:
+            raise RuntimeError("no such luck")
+        return tp.Offer(
+            protocols=("TLSv1.3",),
+            ciphersuites=("ONE", "TWO"),
+            groups=None,
+            signature_algorithms=(),
+            alpn=security.alpn,
+            certificate="shown by the " + ("server" if server else "client"),
+            trust=", ".join(security.trusted_certificates) or "nobody",
+            refusals={
+                name: f"{name}: not here" for name in security.explicit if name == "preSharedKey"
+            },
+        )
+
+    async def connect"""
+
+
+@pytest.fixture
+def offering(site: PluginSite) -> None:
+    """TCP, and a security layer that says what it offers if it is asked for ALPN, else fails."""
+    site.install("taps-tcp", TCP)
+    site.install("taps-tls", TLS.replace("\n    async def connect", OFFERS, 1))
+
+
+@pytest.mark.usefixtures("offering")
+def test_explain_shows_what_would_be_offered_and_what_is_refused(run: Run) -> None:
+    asked = ["explain", "--parameter", "alpn=h2,acme/1", "--parameter", "ALPN=acme/2"]
+    asked += ["--parameter", "trusted-certificates=ca.pem", "--parameter", "preSharedKey=me"]
+    out, _ = run(*asked)
+    assert "WHAT TLS WOULD OFFER" in out
+    for row in (
+        r"protocols +TLSv1\.3",
+        r"ALPN +h2, acme/1, acme/2",
+        r"cipher suites +ONE, TWO",
+        r"groups +the layer's own choice",
+        r"signatures +none",
+        r"certificate +shown by the client",
+        r"trusts +ca\.pem",
+        r"refuses +preSharedKey: not here",
+    ):
+        assert re.search(f"^{row}$", out, re.M), row
+    assert "no Connection comes to be" in out
+    assert widths(out) <= 80
+    told = json.loads(run(*asked, "--role", "listen", "--json")[0])["offers"]["tls"]
+    assert told["alpn"] == ["h2", "acme/1", "acme/2"]
+    assert told["groups"] is None
+    assert told["certificate"] == "shown by the server"
+    assert told["refusals"] == {"preSharedKey": "preSharedKey: not here"}
+
+
+def test_explain_ranks_layers_that_do_not_say_what_they_offer(
+    machine: PluginSite, run: Run
+) -> None:
+    assert "It does not say." in run("explain")[0]
+    assert json.loads(run("explain", "--json")[0])["offers"] == {"tls": None}
+
+
+@pytest.mark.usefixtures("offering")
+def test_explain_ranks_layers_that_fail_to_say_what_they_offer(run: Run) -> None:
+    out, _ = run("explain")
+    assert "RuntimeError: no such luck" in out
+    assert "1  TLS/TCP" in out
+
+
 def test_explain_takes_values_profiles_endpoints_and_roles(machine: PluginSite, run: Run) -> None:
     out, _ = run(
         "explain",
@@ -419,6 +486,11 @@ def test_explain_knows_every_selection_property_in_every_spelling(
         (["--set", "interface=eth0"], 2, "interface"),
         (["--remote", "host:port:more"], 2, ""),
         (["--security", "maybe"], 2, "invalid choice"),
+        (["--parameter", "alpn"], 2, "say NAME=VALUE"),
+        (["--parameter", "alpm=h2"], 2, "did you mean alpn?"),
+        (["--parameter", "context=x"], 2, "no text stands for"),
+        (["--parameter", "maxCachedSessions=many"], 2, "an integer of at least 0"),
+        (["--security", "disabled", "--parameter", "alpn=h2"], 2, "security is disabled"),
         (["--framer", "lin"], 1, 'there is no framer "lin"; did you mean line?'),
         (["--framer", "netstring"], 1, "pip install taps-framers"),
         (

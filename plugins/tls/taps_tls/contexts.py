@@ -83,6 +83,24 @@ class Settings:
         self.pins = pins
         self.sessions = sessions
 
+    def offers(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Versions and cipher suites that may be agreed on, each the best first."""
+        context = self.context
+        least, most = context.minimum_version, context.maximum_version
+        unbounded = ssl.TLSVersion.MAXIMUM_SUPPORTED
+        versions = tuple(
+            name
+            for name, version in VERSIONS.items()
+            if name in self.versions and least <= version and (most == unbounded or version <= most)
+        )
+        suites = tuple(
+            each["name"]
+            for each in context.get_ciphers()
+            # A suite of TLS 1.2 may be from before it.
+            if ("TLSv1.3" if each["protocol"] == "TLSv1.3" else "TLSv1.2") in versions
+        )
+        return versions, suites
+
 
 class Contexts(Generic[T]):
     """Settings, made once for parameters that are alike.

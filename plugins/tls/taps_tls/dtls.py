@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         ConnectRequest,
         Door,
         Flow,
+        Offer,
         SecurityParameters,
     )
     from taps_tls.contexts import Contexts
@@ -223,6 +224,12 @@ class DTLS(SecurityLayer):
         from taps_core.testing import local_identity
 
         return local_identity()
+
+    def offers(self, security: SecurityParameters, *, server: bool) -> Offer:
+        """What would be offered, and which parameters cannot be honoured."""
+        from taps_tls.offers import offered
+
+        return offered(self._contexts, security, server=server)
 
     @property
     def _contexts(self) -> Contexts[DTLSSettings]:

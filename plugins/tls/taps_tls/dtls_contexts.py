@@ -106,6 +106,12 @@ class DTLSSettings:
             made.set_tlsext_host_name(name.encode("idna"))
         return made
 
+    def offers(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Versions and cipher suites that may be agreed on, each the best first."""
+        listed = SSL.Connection(self._context, None).get_cipher_list()
+        # OpenSSL lists those of TLS 1.3, too, which has no DTLS here.
+        return (VERSION,), tuple(each for each in listed if not each.startswith("TLS_"))
+
     def server(self, association: Association) -> SSL.Connection:
         """A new connection, between buffers in memory, for a client."""
         made = SSL.Connection(self._context, None)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         ConnectRequest,
         Door,
         Flow,
+        Offer,
         SecurityParameters,
     )
     from taps_tls.contexts import Contexts, Settings
@@ -230,6 +231,12 @@ class TLS(SecurityLayer):
         from taps_core.testing import local_identity
 
         return local_identity()
+
+    def offers(self, security: SecurityParameters, *, server: bool) -> Offer:
+        """What would be offered, and which parameters cannot be honoured."""
+        from taps_tls.offers import offered
+
+        return offered(self._contexts, security, server=server)
 
     @property
     def _contexts(self) -> Contexts[Settings]:
