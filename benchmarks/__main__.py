@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from benchmarks.candidates import Peer
 
 #: Rows with processes of their own.
-APART: Final = {"datagrams": datagrams.datagrams, "memory": memory.idle}
+APART: Final = {"datagrams": datagrams.datagrams, "dtls": datagrams.secured, "memory": memory.idle}
 LOCAL: Final = {"import": local.importing, "select": local.selecting}
 
 

@@ -30,16 +30,25 @@ PLAIN: Final = taps.SecurityParameters.disabled()
 
 
 class Taps:
-    """A Listener with a handler, and Connections."""
+    """A Listener with a handler, and Connections.
 
-    def __init__(self) -> None:
+    Args:
+        server: Security of the Listener.
+        client: Security of Connections.
+    """
+
+    def __init__(
+        self, server: taps.SecurityParameters = PLAIN, client: taps.SecurityParameters = PLAIN
+    ) -> None:
+        self.server = server
+        self.client = client
         self.received = 0
 
     async def open(self) -> int:
         here = taps.Preconnection(
             local="127.0.0.1:0",
             transport=taps.TransportProperties.unreliable_datagram(),
-            security=PLAIN,
+            security=self.server,
         )
         self.listener = await here.listen(self.count)
         return self.listener.local_endpoints[0].port or 0
@@ -53,7 +62,7 @@ class Taps:
         there = taps.Preconnection(
             remote=f"127.0.0.1:{port}",
             transport=taps.TransportProperties.unreliable_datagram(),
-            security=PLAIN,
+            security=self.client,
         )
         async with there.initiate() as connection:
             yield connection
@@ -149,8 +158,8 @@ class Handwritten:
 KINDS: Final[dict[str, Callable[[], Any]]] = {"taps": Taps, "protocol": Handwritten}
 
 
-async def main(kind: str) -> None:
-    end = KINDS[kind]()
+async def obey(end: Any) -> None:
+    """Open a socket, print its port, and do what lines on stdin say."""
     print(await end.open(), flush=True)
     loop = asyncio.get_running_loop()
     while line := await loop.run_in_executor(None, sys.stdin.readline):
@@ -166,4 +175,4 @@ async def main(kind: str) -> None:
 
 if __name__ == "__main__":
     with asyncio.Runner(loop_factory=LOOPS[sys.argv[2]]) as runner:
-        runner.run(main(sys.argv[1]))
+        runner.run(obey(KINDS[sys.argv[1]]()))

@@ -1,5 +1,7 @@
 """Datagrams: batches from one process to another, and a ping-pong, against DatagramProtocol.
 
+Over DTLS the same, against pyOpenSSL between a DatagramProtocol and the application.
+
 In batches both sides are ours, or both are hand-written, and only what is received
 counts: nobody waits for anybody, so whoever is too slow loses.
 """
@@ -7,20 +9,23 @@ counts: nobody waits for anybody, so whoever is too slow loses.
 from __future__ import annotations
 
 import contextlib
+import pathlib
 import socket
+import tempfile
 from functools import partial
 from time import sleep
 from typing import TYPE_CHECKING, Final
 
 from benchmarks.datagram_end import BATCH
 from benchmarks.harness import End, compare
+from taps_core.testing import LocalAuthority
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from benchmarks.harness import Result
 
-__all__ = ["datagrams"]
+__all__ = ["datagrams", "secured"]
 
 BATCHES: Final = 2000
 PINGS: Final = 4000
@@ -98,3 +103,53 @@ def _on(loop: str, pairs: int, batches: int, pings: int) -> Iterator[Result]:
             ("UDP ping-pong, 64 bytes", back, ">= 0.95" if plain else ">= 0.8"),
         ):
             yield compare(title, _AGAINST, loop, **runs, budget=budget, pairs=pairs)
+
+
+def secured(pairs: int, loops: Sequence[str], scale: float) -> Iterator[Result]:
+    """The rows over DTLS, on each loop."""
+    batches, pings = max(1, int(BATCHES * scale / 4)), max(1, int(PINGS * scale))
+    authority = LocalAuthority()
+    identity = authority.identity()
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in (
+            ("ca.pem", authority.pem),
+            ("chain.pem", identity.chain),
+            ("key.pem", identity.key),
+        ):
+            assert isinstance(content, bytes)
+            pathlib.Path(folder, name).write_bytes(content)
+        for loop in loops:
+            yield from _secured_on(loop, pairs, batches, pings, folder)
+
+
+def _secured_on(loop: str, pairs: int, batches: int, pings: int, folder: str) -> Iterator[Result]:
+    with contextlib.ExitStack() as stack:
+        ends = {
+            (kind, side): stack.enter_context(End("dtls_end", kind, loop, folder))
+            for kind in ("taps", "openssl")
+            for side in ("sender", "receiver")
+        }
+        ports = {which: end.read() for which, end in ends.items()}
+        echo = stack.enter_context(End("dtls_end", "echo", loop, folder)).read()
+
+        def through(kind: str) -> Callable[[], float]:
+            receiver = ends[kind, "receiver"]
+            port = ports[kind, "receiver"]
+            return partial(received, ends[kind, "sender"], receiver, port, batches)
+
+        def back(kind: str) -> Callable[[], float]:
+            return partial(pinged, ends[kind, "sender"], echo, pings)
+
+        for title, run in (
+            ("DTLS batches, received", through),
+            ("DTLS ping-pong, 64 bytes", back),
+        ):
+            yield compare(
+                title,
+                "pyOpenSSL",
+                loop,
+                ours=run("taps"),
+                theirs=run("openssl"),
+                budget=">= 0.8",
+                pairs=pairs,
+            )

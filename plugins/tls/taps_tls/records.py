@@ -15,6 +15,7 @@ __all__ = [
     "cut",
     "fatal_alert",
     "handshake_type",
+    "is_lone_data",
     "packed",
     "walk",
 ]
@@ -50,13 +51,23 @@ def walk(datagram: bytes) -> Walked:
     """Look at the records of a datagram. OpenSSL must not be given anything but whole ones."""
     at, end, only_data = 0, len(datagram), True
     while at < end:
-        # The usual case: one record, which has its length in bytes 11 and 12.
+        # Each has its length in bytes 11 and 12.
         if end - at < _HEADER or datagram[at] not in _TYPES or datagram[at + 1] != 0xFE:
             return Walked(False, False)
         if datagram[at] != _APPLICATION_DATA:
             only_data = False
         at += _HEADER + (datagram[at + 11] << 8 | datagram[at + 12])
     return Walked(at == end and end > 0, only_data)
+
+
+def is_lone_data(datagram: bytes) -> bool:
+    """Whether it is one record, and that is of the application: the usual case."""
+    return (
+        len(datagram) > _HEADER
+        and datagram[0] == _APPLICATION_DATA
+        and datagram[1] == 0xFE
+        and len(datagram) == _HEADER + (datagram[11] << 8 | datagram[12])
+    )
 
 
 def cut(flight: bytes) -> Iterator[bytes]:
