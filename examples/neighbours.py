@@ -16,8 +16,8 @@ import sys
 import taps_core as taps
 
 GROUP, PORT = "239.255.19.81", 19810  # RFC 2365: groups of this site's own
-# Nothing here secures a group: TLS is for two. Whoever is on the network reads a name, and
-# may say any.
+# Nothing here secures a group: TLS and DTLS are for two. Whoever is on the network reads a
+# name, and may say any.
 PLAIN = taps.SecurityParameters.disabled()
 SAYING = taps.TransportProperties.unreliable_datagram()
 LISTENING = SAYING.copy().set("direction", "Unidirectional receive")
