@@ -158,6 +158,22 @@ def test_whom_the_application_refuses_is_not_spoken_to_in_plaintext(
     run(main)
 
 
+@pytest.mark.requirement("R-9621-3.3-03")
+def test_an_identity_that_is_not_to_be_had_is_no_reason_for_plaintext(run: Run) -> None:
+    def fails(_: Any) -> taps.Certificate:
+        raise LookupError("the token is not there")
+
+    async def main() -> None:
+        client = taps.SecurityParameters.opportunistic().set_identity_challenge_callback(fails)
+        async with plain() as (server, remote):
+            with pytest.raises(taps.EstablishmentError) as caught:
+                await to(remote, client).initiate_with_send(b"hello")
+            assert caught.value.detail == "identity-challenge"
+            assert not any(server.heard)
+
+    run(main)
+
+
 @pytest.mark.requirement("G-9622-6.3.3-01")
 def test_an_opportunistic_pin_is_the_servers_own_certificate(
     run: Run, authority: Authority
