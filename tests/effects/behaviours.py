@@ -72,6 +72,25 @@ ELSEWHERE |= {
     )
     for transport in ("tcp", "udp", "udp-lite")
 }
+# What a handshake came to.
+_INTROSPECTION = "plugins/tls/tests/test_introspection.py"
+ELSEWHERE |= {
+    ("tls", f"_taps.{name}"): (
+        _INTROSPECTION,
+        "test_properties_and_info_tell_the_same_at_both_ends",
+    )
+    for name in (
+        *("securityProtocol", "ciphersuite", "alpn", "peerCertificates", "peerVerified"),
+        *("earlyDataAccepted", "preSharedKeyUsed"),
+    )
+}
+ELSEWHERE |= {
+    ("tls", "_taps.sessionResumed"): (_INTROSPECTION, "test_a_session_that_is_resumed_is_told"),
+    ("tls", "_taps.keyExchangeGroup"): (
+        _INTROSPECTION,
+        "test_the_group_is_told_where_it_is_known",
+    ),
+}
 # The same code serves both.
 ELSEWHERE |= {
     ("udp-lite", name): ELSEWHERE["udp", name]
@@ -318,6 +337,14 @@ async def segment_size(line: Line) -> None:
     async with line.open() as link:
         limit = link.connection.properties["singularTransmissionMsgMaxLen"]
         assert limit == link.option(TCP, socket.TCP_MAXSEG)
+
+
+@shows("singularTransmissionMsgMaxLen", "tls")
+async def segment_size_less_a_record(line: Line) -> None:
+    """Header, kind and tag of a record of TLS 1.3 take their part of a segment."""
+    async with line.open() as link:
+        limit = link.connection.properties["singularTransmissionMsgMaxLen"]
+        assert limit == link.option(TCP, socket.TCP_MAXSEG) - 22
 
 
 @shows("noFragmentation", "tcp")

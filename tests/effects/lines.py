@@ -1,10 +1,14 @@
-"""A Connection over each of our stacks, on the kernel's own sockets; its peer is a plain one."""
+"""A Connection over each of our stacks, on the kernel's own sockets.
+
+Its peer is a plain socket, with the standard library's ``ssl`` where TLS is in the stack.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import socket
+import ssl
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +16,13 @@ import taps_core as taps
 from taps_core.planning.stacks import Stack
 from taps_core.plugin import Capabilities, DataUnit
 from taps_core.runtime.registry import Registry
+from taps_core.testing.identities import LocalAuthority
 from taps_framers import LengthPrefix
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from taps_core.plugin import FramerDefinition, Transport
+    from taps_core.plugin import FramerDefinition, SecurityLayer, Transport
 
 REGISTRY = Registry.from_entry_points()
 #: The transports of this project that can run here; third parties' are not ours to try.
@@ -26,6 +31,11 @@ TRANSPORTS = [
     for transport in REGISTRY.transports.values()
     if type(transport).__module__.startswith("taps_") and REGISTRY.availability(transport).available
 ]
+#: Security over a stream; a plain peer over datagrams has none.
+(TLS,) = [layer for layer in REGISTRY.security_layers.values() if layer.name == "tls"]
+#: Whom the Connection verifies: by address, or by the name that a resolver is asked for.
+AUTHORITY = LocalAuthority()
+IDENTITY = AUTHORITY.ca.issue_cert("127.0.0.1", "peer.example")
 #: Of the packets that a peer gets: their TOS byte comes with them.
 _TOS = (socket.IPPROTO_IP, 1)
 _RECVTOS = (socket.IPPROTO_IP, 13, 1)
@@ -54,14 +64,25 @@ class Line:
     Args:
         transport: At the bottom.
         framers: On top of it.
+        layer: Security between the two.
     """
 
-    def __init__(self, transport: Transport, framers: tuple[FramerDefinition, ...] = ()) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        framers: tuple[FramerDefinition, ...] = (),
+        layer: SecurityLayer | None = None,
+    ) -> None:
         self.transport = transport
+        self.layer = layer
         self.framers = framers
         self.table = REGISTRY.capabilities(transport)
         assert isinstance(self.table, Capabilities)
-        self.stack = Stack(transport, self.table, framers=framers)
+        layer_table = None if layer is None else layer.capabilities
+        self.stack = Stack(transport, self.table, layer, layer_table, framers)
+        self.security = taps.SecurityParameters.disabled() if layer is None else AUTHORITY.client()
+        #: Layers and transports, from the top down: the first that has something of its own.
+        self.names = (*([] if layer is None else [layer.name]), transport.name, "*")
         self.connected = self.table.connected
         self.stream = self.table.data_unit is DataUnit.BYTE_STREAM
 
@@ -84,10 +105,15 @@ class Line:
         return taps.Preconnection(
             remote=remote,
             transport=transport,
-            security=taps.SecurityParameters.disabled(),
+            security=self.security,
             framers=self.framers or None,
-            system=taps.System(plugins=[self.transport], resolver=resolver),
+            system=taps.System(plugins=self.plugins, resolver=resolver),
         )
+
+    @property
+    def plugins(self) -> list[Any]:
+        """The protocols of this stack."""
+        return [each for each in (self.transport, self.layer) if each is not None]
 
     @contextlib.contextmanager
     def server(self) -> Any:
@@ -115,22 +141,90 @@ class Line:
         """
         with self.server() as server:
             connection = self.preconnection(server.getsockname()[1], **how).initiate()
+            peers: list[Any] = []
+            # Also of clones, who want to shake hands as well.
+            accepting = asyncio.ensure_future(self._accept(server, peers))
             try:
                 for each in first:
                     each(connection)
                 await connection
-                peer = server
-                if self.connected:
-                    peer = await until(lambda: server.accept()[0])
-                    peer.setblocking(False)
-                try:
-                    yield Link(self, connection, peer)
-                finally:
-                    peer.close()
+                while not peers:
+                    await asyncio.sleep(0.001)
+                yield Link(self, connection, peers[0])
             finally:
+                accepting.cancel()
+                await asyncio.wait([accepting])
+                for peer in peers:
+                    peer.close()
                 connection.abort_group()
                 for _ in range(3):
                     await asyncio.sleep(0)
+
+    async def _accept(self, server: socket.socket, peers: list[Any]) -> None:
+        """Collect the peers of Connections; without connections it is the socket itself."""
+        if not self.connected:
+            peers.append(server)
+            return
+        while True:
+            peer = await until(lambda: server.accept()[0])
+            peer.setblocking(False)
+            if self.layer is not None:
+                peer = SecurePeer(peer)
+                try:
+                    await until(peer.shake)
+                except BaseException:
+                    peer.close()
+                    raise
+            peers.append(peer)
+
+
+class SecurePeer:
+    """A server's side of TLS on a socket that does not block, used as that is."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.num_tickets = 0  # nothing is sent that nobody has asked for
+        IDENTITY.configure_cert(context)
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, True)
+
+    def _step(self, call: Any) -> Any:
+        """What it gives once all is there; until then BlockingIOError, as of the socket."""
+        while True:
+            try:
+                return call()
+            except ssl.SSLWantReadError:
+                self._flush()
+                self._incoming.write(self._sock.recv(1 << 20))
+            except ssl.SSLZeroReturnError:
+                return b""
+            finally:
+                self._flush()
+
+    def _flush(self) -> None:
+        if data := self._outgoing.read():
+            assert self._sock.send(data) == len(data)
+
+    def shake(self) -> None:
+        self._step(self._tls.do_handshake)
+
+    def recv(self, size: int) -> bytes:
+        data: bytes = self._step(lambda: self._tls.read(size))
+        return data
+
+    def send(self, data: bytes) -> None:
+        self._tls.write(data)
+        self._flush()
+
+    def shutdown(self, _: int) -> None:
+        with contextlib.suppress(ssl.SSLWantReadError):
+            self._tls.unwrap()
+        self._flush()
+        self._sock.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        self._sock.close()
 
 
 class Link:
@@ -204,4 +298,5 @@ async def until(attempt: Any) -> Any:
 
 
 LINES = [Line(transport) for transport in TRANSPORTS]
-LINES += [Line(line.transport, (LengthPrefix(),)) for line in LINES if line.stream]
+LINES += [Line(line.transport, (), TLS) for line in LINES if line.stream]
+LINES += [Line(line.transport, (LengthPrefix(),), line.layer) for line in LINES if line.stream]

@@ -111,8 +111,9 @@ def test_selection_goes_by_the_table(line: Line, row: Property) -> None:
                 row.name: value,
             }
         )
-        selection = Selector(Installed([line.transport])).select(
-            properties, security=taps.SecurityParameters.disabled()
+        layers = [] if line.layer is None else [line.layer]
+        selection = Selector(Installed([line.transport], layers)).select(
+            properties, security=line.security
         )
         return selection.ranked[0] if selection.ranked else None
 
@@ -137,15 +138,15 @@ def test_selection_goes_by_the_table(line: Line, row: Property) -> None:
 @pytest.mark.linux
 @pytest.mark.parametrize(("line", "row"), EFFECTIVE, ids=named)
 def test_what_is_said_to_have_effect_has_it(run: Run, line: Line, row: Property) -> None:
-    transport = line.transport.name
-    if (transport, row.name) in ELSEWHERE:
-        path, test = ELSEWHERE[transport, row.name]
+    keys = [(each, row.name) for each in line.names]
+    key = next((each for each in keys if each in ELSEWHERE or each in BEHAVIOURS), None)
+    assert key is not None, f"what shows that {row.name} has effect on {line}?"
+    if key in ELSEWHERE:
+        path, test = ELSEWHERE[key]
         tree = ast.parse((ROOT / path).read_text())
         assert test in [getattr(node, "name", "") for node in tree.body]
         return
-    behaviour = BEHAVIOURS.get((transport, row.name)) or BEHAVIOURS.get(("*", row.name))
-    assert behaviour is not None, f"what shows that {row.name} has effect on {line}?"
-    run(lambda: behaviour(line))
+    run(lambda: BEHAVIOURS[key](line))
 
 
 # -- what has none
