@@ -107,7 +107,7 @@ from taps_core.runtime.ip_sockets import (
     socket_local_endpoint,
     socket_remote_endpoint,
 )
-from taps_core.runtime.push import Push
+from taps_core.runtime.push import Push, Signal
 from taps_core.runtime.stream_flow import StreamFlow
 from taps_core.runtime.stream_listener import StreamListener
 from taps_core.runtime.system_errors import (
@@ -179,6 +179,7 @@ __all__ = [
     "SendError",
     "SendRecord",
     "Session",
+    "Signal",
     "SocketAddress",
     "SoftError",
     "StreamFlow",

@@ -139,7 +139,7 @@ _ALERTS: Final = {
 
 def handshake_failed(
     error: ssl.SSLError,
-    peer: str,
+    peer: object,
     name: str | None,
     chain: Sequence[bytes],
     *,
@@ -150,7 +150,7 @@ def handshake_failed(
 
     Args:
         error: OpenSSL's.
-        peer: Who is at the other end, for the sentence.
+        peer: Who is at the other end, as ``str`` says it.
         name: The name asked for; ``None`` where this end is the server.
         chain: The certificates that the peer showed, in DER; empty if not known.
         keyed: Whether this end has a pre-shared key.
@@ -165,7 +165,7 @@ def handshake_failed(
     return failure
 
 
-def hung_up(peer: str, error: Exception | None, protocol: str = "TLS") -> EstablishmentError:
+def hung_up(peer: object, error: Exception | None, protocol: str = "TLS") -> EstablishmentError:
     """The flow below ended before the handshake did."""
     failure = EstablishmentError(
         f"{protocol}: {peer} ended the connection during the handshake"
@@ -177,7 +177,7 @@ def hung_up(peer: str, error: Exception | None, protocol: str = "TLS") -> Establ
     return failure
 
 
-def unfinished(peer: str, protocol: str = "TLS") -> EstablishmentError:
+def unfinished(peer: object, protocol: str = "TLS") -> EstablishmentError:
     """What was not done yet when the time was over, or nobody wanted it any more."""
     return EstablishmentError(
         f"{protocol}: {peer} has not answered in the handshake",
@@ -191,7 +191,7 @@ def refused(detail: str, sentence: str) -> EstablishmentRefused:
     return EstablishmentRefused(f"TLS: {sentence}", detail=detail)
 
 
-def truncated(peer: str) -> ReceiveError:
+def truncated(peer: object) -> ReceiveError:
     """The stream ended without close_notify: perhaps somebody cut it off."""
     return ReceiveError(
         f"TLS: the stream from {peer} was cut off: it ended without close_notify",
@@ -200,7 +200,7 @@ def truncated(peer: str) -> ReceiveError:
     )
 
 
-def receiving_broken(error: ssl.SSLError, peer: str, protocol: str = "TLS") -> ReceiveError:
+def receiving_broken(error: ssl.SSLError, peer: object, protocol: str = "TLS") -> ReceiveError:
     """Why nothing more is received."""
     detail, sentence = _explained(error, peer)
     if detail == "not-tls":  # it did until now
@@ -218,7 +218,7 @@ def connection_broken(failure: ReceiveError) -> ConnectionError:
 
 
 def _explained(
-    error: ssl.SSLError, peer: str, special: Mapping[str, tuple[str, str]] = _REASONS
+    error: ssl.SSLError, peer: object, special: Mapping[str, tuple[str, str]] = _REASONS
 ) -> tuple[str, str]:
     reason = error.reason or _reason_in_words(error)
     alert = _ALERTS.get(reason.partition("ALERT_")[2])
@@ -243,7 +243,7 @@ def _reason_in_words(error: ssl.SSLError) -> str:
 
 
 def _verdict(
-    error: ssl.SSLCertVerificationError, peer: str, name: str | None, chain: Sequence[bytes]
+    error: ssl.SSLCertVerificationError, peer: object, name: str | None, chain: Sequence[bytes]
 ) -> tuple[str, str]:
     detail = _VERDICTS.get(error.verify_code, "certificate-refused")
     if chain:

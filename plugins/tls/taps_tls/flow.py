@@ -24,6 +24,7 @@ from taps_core.plugin import (
     LayerFlow,
     Reason,
     SendError,
+    Signal,
     receiver_failed,
 )
 from taps_tls.errors import (
@@ -67,6 +68,8 @@ _OVERHEAD_OF_1_2: Final = 85
 #: In so many reads a server's ticket is looked for.
 _LOOKS: Final = 8
 _NOTHING: Final[list[bytes]] = []
+#: What reading ends with once the peer has said so; after ours, OpenSSL raises it.
+_CLOSE_NOTIFY: Final = ssl.SSLZeroReturnError()
 #: The encoding, by the number that the module behind ``ssl`` gives it.
 _DER: Final = 2
 
@@ -79,7 +82,7 @@ class TLSFlow(LayerFlow):
         settings: Context, pins and sessions.
         security: For its callback.
         server: Whether this end is the server.
-        peer: Who is at the other end, for sentences.
+        peer: Who is at the other end, as ``str`` says it.
         name: The name to verify; ``None`` where this end is the server, or where
             nothing is verified.
         resumes: Whether an earlier session may be resumed, and this one later.
@@ -90,11 +93,11 @@ class TLSFlow(LayerFlow):
         "_deaf",
         "_ended",
         "_ending",
+        "_engine",
         "_error",
         "_held",
         "_incoming",
         "_looks",
-        "_loop",
         "_name",
         "_news",
         "_out",
@@ -102,8 +105,8 @@ class TLSFlow(LayerFlow):
         "_paused",
         "_peer",
         "_peer_finished",
+        "_plain",
         "_security",
-        "_server",
         "_settings",
         "_shaken",
         "_silent",
@@ -117,17 +120,15 @@ class TLSFlow(LayerFlow):
         security: SecurityParameters,
         *,
         server: bool,
-        peer: str,
+        peer: object,
         name: str | None = None,
         resumes: bool = False,
     ) -> None:
         super().__init__(lower)
-        self._loop = asyncio.get_running_loop()
         self._settings = settings
         self._security = security
         self._peer = peer
         self._name = name
-        self._server = server
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._looks = 0
@@ -142,9 +143,13 @@ class TLSFlow(LayerFlow):
         except (ValueError, ssl.SSLError) as error:
             # No host name, or a context for the other side.
             raise unusable(f"TLS: {error}") from error
-        #: What wakes the handshake; None while it does not wait.
-        self._news: asyncio.Future[None] | None = None
+        #: The same without a layer of Python around each read and write.
+        self._engine: Any = getattr(self._tls, "_sslobj", self._tls)
+        #: What wakes the handshake; None once that is done.
+        self._news: Signal | None = Signal(asyncio.get_running_loop())
         self._shaken = False
+        #: Nothing but data is expected, and it goes up at once.
+        self._plain = False
         #: How the flow below ended: once it has, a tuple of its error or None.
         self._ended: tuple[Exception | None] | None = None
         #: What came up before ``start`` or rather the turn after it; then None.
@@ -177,8 +182,11 @@ class TLSFlow(LayerFlow):
             self.lower.abort()
             raise
         self._shaken = True
-        self.lower.pause()
-        self._decrypt()  # what came with the end of the handshake
+        self._news = None
+        if self._incoming.pending:
+            self._decrypt([])  # what came with the end of the handshake
+        elif self._looks and self._tls.version() == "TLSv1.2":
+            self._look_for_session()  # a session of 1.3 follows later
 
     async def _shake(self) -> None:
         judged = self._security.trust_verification_callback is None and not self._settings.pins
@@ -201,9 +209,10 @@ class TLSFlow(LayerFlow):
                 # Before anything more leaves: the next may be this end's certificate.
                 await self._judge()
                 judged = True
-            self._say()
             if done:
+                self._say_with_what_follows()
                 break
+            self._say()
             if not self._incoming.pending:
                 await self._more()
         version = self._tls.version()
@@ -213,21 +222,33 @@ class TLSFlow(LayerFlow):
                 f"TLS: {self._peer} would speak {version} only", detail="no-shared-protocol"
             )
 
+    def _say_with_what_follows(self) -> None:
+        """Say the end of the handshake along with what is sent in the next turn of the loop.
+
+        That is when the application learns that it can send.
+        """
+        if self._say(flush=False):
+            loop = asyncio.get_running_loop()
+            loop.call_soon(loop.call_soon, self._flush_below)
+
+    def _flush_below(self) -> None:
+        if not self._silent:
+            self.lower.flush()
+
     async def _more(self) -> None:
         """Wait until the peer has said more."""
         if self._ended is not None:
             raise hung_up(self._peer, self._ended[0])
-        self._news = self._loop.create_future()
+        assert self._news is not None
         try:
             await self._news
         except asyncio.CancelledError as error:
             raise error from unfinished(self._peer)
-        finally:
-            self._news = None
 
-    def _wake(self) -> None:
-        if self._news is not None and not self._news.done():
-            self._news.set_result(None)
+    def _hear(self) -> None:
+        """Let the handshake go on."""
+        if self._news is not None:
+            self._news.fire()
 
     async def _judge(self) -> None:
         """Compare with the pins, and ask the application.
@@ -239,10 +260,10 @@ class TLSFlow(LayerFlow):
         if self._settings.pins:
             proven = _chain(self._tls, verified=True) if self._verifies else chain[:1]
             match_pins(self._settings.pins, proven, self._peer)
-        if self._server and not chain:
+        if self._tls.server_side and not chain:
             return
         peer = Peer(
-            server_name=None if self._server else self._name,
+            server_name=self._name,
             chain=chain,
             verified=self._verifies or self._keyed,
         )
@@ -268,7 +289,7 @@ class TLSFlow(LayerFlow):
     def start(self, receiver: Receiver) -> None:
         """Give ``receiver`` what was held, from the next turn on."""
         self.receiver = receiver
-        self._loop.call_soon(self._release)
+        asyncio.get_running_loop().call_soon(self._release)
 
     def _release(self) -> None:
         # Whatever comes up from in here calls down at will, but nothing else comes up
@@ -281,8 +302,12 @@ class TLSFlow(LayerFlow):
             self._error = receiver_failed(error)
             self.abort()
             return
+        self._look()
         if not self._paused:
             self.lower.resume()
+
+    def _look(self) -> None:
+        self._plain = self._held is None and not (self._looks or self._deaf or self._ending)
 
     def send(self, data: Data, record: SendRecord | None, end_of_message: bool, /) -> bool | None:
         """Gather; what asks for something special is encrypted by itself."""
@@ -323,9 +348,11 @@ class TLSFlow(LayerFlow):
 
     def write_through(self, data: Data, /) -> None:
         """Encrypt at once what need not wait for anything gathered."""
-        if self._out == _NOTHING and type(data) is bytes and 0 < len(data) <= RECORD:
+        if self._out == _NOTHING and type(data) is bytes and 0 < len(data) <= _AT_ONCE:
             self._answered = self._peer_finished
-            self._tls.write(data)
+            written = self._engine.write(data)
+            if written != len(data):
+                self._write_rest(data, written)
             self.lower.write_through(self._outgoing.read())
         else:
             super().write_through(data)
@@ -336,26 +363,28 @@ class TLSFlow(LayerFlow):
         if out:
             data = out[0] if len(out) == 1 else b"".join(out)
             out.clear()
-            with contextlib.suppress(SendError):  # it broke; closed is on its way
+            try:
                 if len(data) <= _AT_ONCE:
-                    self.lower.send(self._encrypted(data), None, False)
-                else:
-                    view = memoryview(data)
-                    for at in range(0, len(data), _AT_ONCE):
-                        sealed = self._encrypted(view[at : at + _AT_ONCE])
-                        self.lower.send(sealed, None, False)
+                    self.lower.write_through(self._encrypted(data))
+                    return
+                view = memoryview(data)
+                for at in range(0, len(data), _AT_ONCE):
+                    self.lower.send(self._encrypted(view[at : at + _AT_ONCE]), None, False)
+            except SendError:
+                return  # it broke; closed is on its way
         self.lower.flush()
 
     def _encrypted(self, data: bytes | memoryview) -> bytes:
-        write = self._tls.write
-        if len(data) <= RECORD:
-            if data:
-                write(data)
-        else:
-            view = memoryview(data)
-            for at in range(0, len(view), RECORD):
-                write(view[at : at + RECORD])
+        if data:
+            self._write_rest(data, 0)
         return self._outgoing.read()
+
+    def _write_rest(self, data: bytes | memoryview, written: int) -> None:
+        """Encrypt what no write has taken yet; one may stop at the end of a record."""
+        write = self._engine.write
+        view = memoryview(data)
+        while written < len(view):
+            written += write(view[written:])
 
     def pause(self) -> None:
         """Pass down."""
@@ -379,6 +408,7 @@ class TLSFlow(LayerFlow):
         if self._ending:
             return
         self._ending = True
+        self._plain = False
         if self._out is not None:
             self._say_goodbye()
         self.lower.close()
@@ -386,25 +416,38 @@ class TLSFlow(LayerFlow):
     def abort(self) -> None:
         """Drop what was gathered, say nothing, abort below."""
         self._ending = self._silent = True
+        self._plain = False
         self._out = None
         self.lower.abort()
 
     def _say_goodbye(self) -> None:
         self.flush()
         self._out = None
-        # WantRead: the peer has not said it yet, which is not waited for.
-        with contextlib.suppress(ssl.SSLError):
-            self._tls.unwrap()
+        with contextlib.suppress(ssl.SSLError):  # the peer's, which is not waited for
+            self._engine.shutdown()
         self._say()
         self._silent = True
 
-    def _say(self) -> None:
-        """Let go down what OpenSSL itself has to say: handshake, alerts, new keys."""
+    def _say(self, *, flush: bool = True) -> bool:
+        """Let go down what OpenSSL itself has to say: handshake, alerts, new keys.
+
+        Args:
+            flush: Whether at once.
+
+        Returns:
+            Whether there was something.
+        """
         sealed = self._outgoing.read()
-        if sealed and not self._silent:
-            with contextlib.suppress(SendError):  # it broke; closed is on its way
+        if not sealed or self._silent:
+            return False
+        try:
+            if flush:
+                self.lower.write_through(sealed)
+            else:
                 self.lower.send(sealed, None, False)
-                self.lower.flush()
+        except SendError:
+            return False  # it broke; closed is on its way
+        return True
 
     # -- down: what can be read
 
@@ -464,35 +507,47 @@ class TLSFlow(LayerFlow):
     def received(self, parts: Sequence[PartTuple]) -> None:
         """Take it for the handshake, or decrypt and pass up."""
         incoming = self._incoming
+        if self._plain and len(parts) == 1:
+            # One read: nearly every call, and most of them hold one record.
+            incoming.write(parts[0][0])
+            try:
+                data = self._engine.read(RECORD)
+            except ssl.SSLError as error:
+                self._opened([], error)
+                return
+            if data and not incoming.pending and not self._outgoing.pending:
+                self.receiver.received(((data, None, False),))
+            elif data:
+                self._decrypt([data])
+            else:
+                self._opened([], _CLOSE_NOTIFY)
+            return
         for data, _, _ in parts:
             incoming.write(data)
-        if self._shaken:
-            self._decrypt()
+        if not self._shaken:
+            self._hear()
+        elif self._deaf:
+            incoming.read()  # of no interest, or not to be trusted
         else:
-            self._wake()
+            self._decrypt([])
 
-    def _decrypt(self) -> None:
-        """Pass up all that is there in whole records."""
-        if self._deaf:
-            self._incoming.read()  # of no interest, or not to be trusted
-            return
-        incoming, read = self._incoming, self._tls.read
-        opened: list[bytes] = []
-        broken: ssl.SSLError | None = None
-        finished = False
+    def _decrypt(self, opened: list[bytes]) -> None:
+        """Pass up ``opened`` and all that is there in whole records."""
+        incoming, read = self._incoming, self._engine.read
+        error: ssl.SSLError | None = None
         try:
             while incoming.pending:
                 data = read(RECORD)
                 if not data:
-                    finished = True
+                    error = _CLOSE_NOTIFY
                     break
                 opened.append(data)
-        except ssl.SSLWantReadError:
-            pass
-        except ssl.SSLZeroReturnError:  # close_notify, after ours
-            finished = True
-        except ssl.SSLError as error:
-            broken = error
+        except ssl.SSLError as raised:
+            error = raised
+        self._opened(opened, error)
+
+    def _opened(self, opened: list[bytes], error: ssl.SSLError | None) -> None:
+        """Pass up what was decrypted, and what ended that."""
         if self._outgoing.pending:
             self._say()
         if self._looks:
@@ -503,16 +558,25 @@ class TLSFlow(LayerFlow):
                 self.receiver.received(((data, None, False),))
             else:
                 self._up("received", ((data, None, False),))
-        if finished:
-            self._peer_finished = self._deaf = True
+                if self._held is not None:
+                    self.lower.pause()
+        if error is None or isinstance(error, ssl.SSLWantReadError):
+            return
+        if isinstance(error, ssl.SSLZeroReturnError):
+            self._peer_finished = True
+            self._be_deaf()
             self._up("finished")
-        elif broken is not None:
-            self._break(receiving_broken(broken, self._peer))
+        else:
+            self._break(receiving_broken(error, self._peer))
+
+    def _be_deaf(self) -> None:
+        self._deaf = True
+        self._plain = False
 
     def _break(self, failure: ReceiveError) -> None:
         """TLS cannot go on, in either direction."""
         self._error = connection_broken(failure)
-        self._deaf = True
+        self._be_deaf()
         self._out = None
         self._silent = True
         self._up("failed", failure, True)
@@ -526,18 +590,19 @@ class TLSFlow(LayerFlow):
         if session is not None and session.has_ticket and sessions is not None:
             self._looks = 0
             sessions.keep(self._name or "", session, session.time, session.timeout)
+        if not self._looks:
+            self._look()
 
     def finished(self) -> None:
         """Pass up nothing: only the peer itself can say that it has finished."""
-        if not self._shaken:
-            self._ended = self._ended or (None,)
-            self._wake()
-        else:
-            self._cut_off()
+        self._ended_below(None)
 
-    def _cut_off(self) -> None:
-        if not self._deaf:
-            self._deaf = True
+    def _ended_below(self, error: Exception | None) -> None:
+        if not self._shaken:
+            self._ended = (error,)
+            self._hear()
+        elif error is None and not self._deaf and not self._ending:
+            self._be_deaf()
             self._up("failed", truncated(self._peer), True)
 
     def writable(self, writable: bool, /) -> None:
@@ -559,12 +624,9 @@ class TLSFlow(LayerFlow):
     def closed(self, error: Exception | None) -> None:
         """Pass up, unless it is a reset that lost nothing."""
         self._silent = True
+        self._ended_below(error)
         if not self._shaken:
-            self._ended = (error,)
-            self._wake()
             return
-        if error is None and not self._ending:
-            self._cut_off()
         if self._lost_nothing and getattr(error, "reason", None) is Reason.CONNECTION_ABORTED:
             error = None
         self._out = None

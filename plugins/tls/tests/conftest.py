@@ -80,3 +80,9 @@ async def pair(
             yield first, second
         finally:
             second.abort()
+
+
+async def talked_out() -> None:
+    """Once what TLS itself has to say after the handshake has left: a few turns of the loop."""
+    for _ in range(10):
+        await asyncio.sleep(0)

@@ -14,7 +14,7 @@ from taps_core.testing.rig import Rig
 from taps_framers import LengthPrefix
 from taps_tls import TLS, TLSInfo
 
-from .conftest import pair
+from .conftest import pair, talked_out
 
 if TYPE_CHECKING:
     from taps_core.testing.fixtures import Run
@@ -78,6 +78,7 @@ def test_many_small_messages_share_records(run: Run) -> None:
         layer = TLS()
         async with Rig(MemoryStream(network), layer, parameters=layer.acquainted()) as rig:
             client, server = await rig.pair()
+            await talked_out()
             wire.clear()
             client.send(*[b"0123456789"] * 1000)
             await server.has_data(b"0123456789" * 1000)

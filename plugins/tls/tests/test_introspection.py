@@ -16,7 +16,7 @@ import taps_core as taps
 from taps_core.testing import MemoryNetwork, MemoryStream, Rig
 from taps_tls import TLS, TLSInfo
 
-from .conftest import pair
+from .conftest import pair, talked_out
 
 if TYPE_CHECKING:
     import pathlib
@@ -140,6 +140,7 @@ def test_a_key_log_opens_what_is_on_the_wire(
         server = authority.server("127.0.0.1", allowed_security_protocols="TLSv1.3")
         async with Rig(MemoryStream(network), layer, parameters=(server, authority.client())) as r:
             sender, receiver = await r.pair()
+            await talked_out()
             wire.clear()  # one record of this end's is behind us
             sender.send(b"for nobody else")
             await receiver.has_data(b"for nobody else")

@@ -162,6 +162,21 @@ def test_we_serve_openssl(run: Run, files: Files, authority: Authority, version:
 
 
 @VERSIONS
+def test_a_peer_that_takes_small_records_only_gets_all_the_same(
+    run: Run, files: Files, authority: Authority, version: str
+) -> None:
+    async def main() -> None:
+        async with answering(authority, version) as (port, _):
+            options = ("-alpn", "acme/1", "-maxfraglen", "512")
+            command = openssl_client(files, port, version, *options)
+            words = b"0123456789" * 500
+            _, printed = await conversation(command, words + b"\n")
+            assert f"you said {words.decode()}\n" in printed
+
+    run(main)
+
+
+@VERSIONS
 def test_we_serve_gnutls(run: Run, files: Files, authority: Authority, version: str) -> None:
     async def main() -> None:
         async with answering(authority, version) as (port, _):
