@@ -65,8 +65,10 @@ _AT_ONCE: Final = 16 * RECORD
 #: What a record adds at the most: by version 1.3, and by the widest suite of 1.2.
 _OVERHEAD: Final = 22
 _OVERHEAD_OF_1_2: Final = 85
-#: In so many reads a server's ticket is looked for.
-_LOOKS: Final = 8
+#: So often a server's ticket is looked for: a look is dear, as Python's ``ssl`` copies the
+#: session by way of its encoding. And only where so many bytes were no data.
+_LOOKS: Final = 4
+_TICKET: Final = 50
 _NOTHING: Final[list[bytes]] = []
 #: What reading ends with once the peer has said so; after ours, OpenSSL raises it.
 _CLOSE_NOTIFY: Final = ssl.SSLZeroReturnError()
@@ -111,6 +113,7 @@ class TLSFlow(LayerFlow):
         "_shaken",
         "_silent",
         "_tls",
+        "_told",
     )
 
     def __init__(
@@ -163,6 +166,8 @@ class TLSFlow(LayerFlow):
         self._deaf = False  # nothing more comes up
         #: Whether something was sent after the peer's end; None: nothing was sent at all.
         self._answered: bool | None = None
+        #: What the handshake came to, once OpenSSL's part is gone.
+        self._told: TLSInfo | None = None
         #: What ``closed`` will say, where TLS itself broke.
         self._error: Exception | None = None
 
@@ -185,8 +190,9 @@ class TLSFlow(LayerFlow):
         self._news = None
         if self._incoming.pending:
             self._decrypt([])  # what came with the end of the handshake
-        elif self._looks and self._tls.version() == "TLSv1.2":
-            self._look_for_session()  # a session of 1.3 follows later
+        if self._looks and self._tls.version() == "TLSv1.2":
+            self._look_for_session()  # those of 1.3 follow later
+            self._looks = 0
 
     async def _shake(self) -> None:
         judged = self._security.trust_verification_callback is None and not self._settings.pins
@@ -457,7 +463,7 @@ class TLSFlow(LayerFlow):
             return getattr(self._info(), RESULTS[property])
         value = self.lower.read(property)
         if property == "singularTransmissionMsgMaxLen" and value is not None:
-            wide = self._tls.version() != "TLSv1.3"
+            wide = self._info().version != "TLSv1.3"
             return max(0, min(value - (_OVERHEAD_OF_1_2 if wide else _OVERHEAD), RECORD))
         if property == "_taps.undelivered" and value is not None and self._out:
             return value + sum(map(len, self._out))
@@ -476,6 +482,8 @@ class TLSFlow(LayerFlow):
         return allowed[0] if len(allowed) == 1 and self._tls.version() == "TLSv1.3" else None
 
     def _info(self) -> TLSInfo:
+        if self._told is not None:
+            return self._told
         cipher = self._tls.cipher()
         keyed = self._keyed
         return TLSInfo(
@@ -493,7 +501,10 @@ class TLSFlow(LayerFlow):
     def _shown(self) -> tuple[bytes, ...]:
         """The peer's certificates; a session that is resumed remembers its own."""
         chain = _chain(self._tls, verified=False)
-        leaf = None if chain else self._tls.getpeercert(True)
+        leaf = None
+        if not chain:
+            with contextlib.suppress(ValueError):  # OpenSSL, once it has broken off
+                leaf = self._tls.getpeercert(True)
         return chain if leaf is None else (leaf,)
 
     # -- up
@@ -534,6 +545,7 @@ class TLSFlow(LayerFlow):
     def _decrypt(self, opened: list[bytes]) -> None:
         """Pass up ``opened`` and all that is there in whole records."""
         incoming, read = self._incoming, self._engine.read
+        came = incoming.pending
         error: ssl.SSLError | None = None
         try:
             while incoming.pending:
@@ -544,14 +556,14 @@ class TLSFlow(LayerFlow):
                 opened.append(data)
         except ssl.SSLError as raised:
             error = raised
+        if self._looks and came - sum(_OVERHEAD + len(data) for data in opened) > _TICKET:
+            self._look_for_session()
         self._opened(opened, error)
 
     def _opened(self, opened: list[bytes], error: ssl.SSLError | None) -> None:
         """Pass up what was decrypted, and what ended that."""
         if self._outgoing.pending:
             self._say()
-        if self._looks:
-            self._look_for_session()
         if opened:
             data = opened[0] if len(opened) == 1 else b"".join(opened)
             if self._held is None and not self._ending:
@@ -630,7 +642,13 @@ class TLSFlow(LayerFlow):
         if self._lost_nothing and getattr(error, "reason", None) is Reason.CONNECTION_ABORTED:
             error = None
         self._out = None
+        self._let_go()
         self._up("closed", self._error or error)
+
+    def _let_go(self) -> None:
+        """Free what OpenSSL has, keys before all: this flow lives as long as its Connection."""
+        self._told = self._info()
+        del self._tls, self._engine, self._incoming, self._outgoing
 
     @property
     def _lost_nothing(self) -> bool:

@@ -159,14 +159,8 @@ class TLS(SecurityLayer):
                 settings,
                 security,
                 server=False,
-<<<<<<< HEAD
-                peer=str(request.remote),
-                name=name,
-=======
                 peer=request.remote,
-                # A zone is of this machine, and a final dot of the DNS.
-                name=None if name is None else name.partition("%")[0].rstrip("."),
->>>>>>> 0f2a278 (TLS: fewer steps for a Message and a handshake: the end of it leaves with what follows, and reading does not stop for it)
+                name=name,
                 resumes=not request.properties.get("isolateSession", False),
             )
         except BaseException:
@@ -199,7 +193,6 @@ class TLS(SecurityLayer):
         remote = lower.remote_endpoint
         peer = "the peer" if remote is None else str(remote)
         try:
-<<<<<<< HEAD
             if security.identity_challenge_callback is not None:
                 from taps_tls.challenge import Overheard, identified
 
@@ -215,12 +208,6 @@ class TLS(SecurityLayer):
                 )
             settings = self._contexts.of(security, server=True)
             flow = TLSFlow(lower, settings, security, server=True, peer=peer)
-=======
-            settings = self._contexts.of(request.security, server=True)
-            remote = lower.remote_endpoint
-            peer = "the peer" if remote is None else remote
-            flow = TLSFlow(lower, settings, request.security, server=True, peer=peer)
->>>>>>> 0f2a278 (TLS: fewer steps for a Message and a handshake: the end of it leaves with what follows, and reading does not stop for it)
         except BaseException:
             lower.abort()
             raise
