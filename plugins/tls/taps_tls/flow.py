@@ -69,6 +69,9 @@ _OVERHEAD_OF_1_2: Final = 85
 #: session by way of its encoding. And only where so many bytes were no data.
 _LOOKS: Final = 4
 _TICKET: Final = 50
+#: So many records go up as one part: what is larger than 128 KiB glibc gets from the system
+#: each time.
+_TOGETHER: Final = 7
 _NOTHING: Final[list[bytes]] = []
 #: What reading ends with once the peer has said so; after ours, OpenSSL raises it.
 _CLOSE_NOTIFY: Final = ssl.SSLZeroReturnError()
@@ -565,11 +568,14 @@ class TLSFlow(LayerFlow):
         if self._outgoing.pending:
             self._say()
         if opened:
-            data = opened[0] if len(opened) == 1 else b"".join(opened)
+            parts = [
+                (b"".join(opened[at : at + _TOGETHER]), None, False)
+                for at in range(0, len(opened), _TOGETHER)
+            ]
             if self._held is None and not self._ending:
-                self.receiver.received(((data, None, False),))
+                self.receiver.received(parts)
             else:
-                self._up("received", ((data, None, False),))
+                self._up("received", parts)
                 if self._held is not None:
                     self.lower.pause()
         if error is None or isinstance(error, ssl.SSLWantReadError):
