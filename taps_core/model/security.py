@@ -291,7 +291,7 @@ class _Parameter(Generic[T]):
     ) -> Self | T:
         if instance is None:
             return self
-        value: T = instance.explicit.get(self._name, self._default)
+        value: T = instance._values.get(self._name, self._default)  # noqa: SLF001  # of the same module
         return value
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["judge", "match_pins"]
 
 
-def match_pins(pins: Iterable[frozenset[bytes]], proven: Collection[bytes], peer: str) -> None:
+def match_pins(pins: Iterable[frozenset[bytes]], proven: Collection[bytes], peer: object) -> None:
     """Compare with the pinned chains: all of one must be among ``proven`` (in DER).
 
     Args:
@@ -35,7 +35,7 @@ def match_pins(pins: Iterable[frozenset[bytes]], proven: Collection[bytes], peer
         raise refused("wrong-pin", f"{peer} showed none of the pinned certificates")
 
 
-async def judge(security: SecurityParameters, peer: Peer, below: Flow, whose: str) -> None:
+async def judge(security: SecurityParameters, peer: Peer, below: Flow, whose: object) -> None:
     """Ask the application; nothing is read meanwhile, and the peer has to wait.
 
     Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import socket
 import ssl
 from typing import TYPE_CHECKING, Any
@@ -193,3 +194,25 @@ def test_data_that_came_with_the_handshake_is_held_until_start(run: Run) -> None
             assert below(server) is not None
 
     run(main)
+
+
+def test_a_connection_that_is_closed_keeps_no_keys(run: Run, authority: Authority) -> None:
+    def with_keys() -> int:
+        return sum(isinstance(each, ssl.SSLObject) for each in gc.get_objects())
+
+    async def main() -> None:
+        before = with_keys()
+        async with pair(authority.server(), authority.client()) as (client, server):
+            assert with_keys() == before + 2
+            closing = asyncio.ensure_future(client.close())
+            await server.close()
+            await closing
+            # Both are still held here, and in a cycle of their own besides.
+            assert with_keys() == before
+
+    gc.collect()
+    gc.disable()
+    try:
+        run(main)
+    finally:
+        gc.enable()
