@@ -257,7 +257,7 @@ def _verdict(
 def _described(
     detail: str,
     error: ssl.SSLCertVerificationError,
-    peer: str,
+    peer: object,
     name: str | None,
     chain: Sequence[bytes],
 ) -> str:
