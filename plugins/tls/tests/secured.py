@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 from typing import TYPE_CHECKING, Any
 
 from taps_core.planning.stacks import Stack
@@ -63,7 +64,12 @@ class SecuredListener(ListeningFlow):
     def incoming(self, flow: Flow, admitted: Any) -> None:
         task = asyncio.ensure_future(self._shake(flow, admitted))
         self._handshakes.add(task)
-        task.add_done_callback(self._handshakes.discard)
+        task.add_done_callback(functools.partial(self._over, flow))
+
+    def _over(self, flow: Flow, task: asyncio.Task[None]) -> None:
+        self._handshakes.discard(task)
+        if task.cancelled():
+            flow.abort()  # it may never have begun
 
     async def _shake(self, flow: Flow, admitted: Any) -> None:
         from taps_core.testing import accept_request

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import ssl
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,9 @@ from taps_core.testing.rig import Rig
 from taps_tls import TLS
 
 if TYPE_CHECKING:
-    from taps_core.plugin import Flow, SendRecord
+    from collections.abc import Callable
+
+    from taps_core.plugin import Flow, ListeningFlow, ListenRequest, SendRecord
     from taps_core.testing.fixtures import Run
 
     from .conftest import Authority
@@ -213,3 +216,33 @@ def test_a_stream_that_is_changed_anywhere_gives_nothing_but_what_came_before(
             assert not server.recorder.is_finished
 
     run_once(main)
+
+
+def test_a_listener_that_stops_as_somebody_comes_leaves_nothing(run: Run) -> None:
+    stopping: list[Callable[[], None]] = []
+
+    class Sudden(MemoryStream):
+        async def listen(self, request: ListenRequest) -> ListeningFlow:
+            def incoming(flow: Flow, admitted: Any) -> None:
+                request.incoming(flow, admitted)
+                stopping[0]()  # before the handshake has begun
+
+            return await super().listen(dataclasses.replace(request, incoming=incoming))
+
+    async def main() -> None:
+        network = MemoryNetwork()
+        system = taps.System(plugins=[Sudden(network), LAYER])
+        here = taps.Preconnection(local="127.0.0.1:0", security=ACQUAINTED[0], system=system)
+        listener = await here.listen()
+        stopping.append(listener.stop)
+        remote = f"127.0.0.1:{listener.local_endpoints[0].port}"
+        there = taps.Preconnection(remote=remote, security=ACQUAINTED[1], system=system)
+        with pytest.raises(taps.EstablishmentError) as caught:
+            await there.initiate(timeout=2)
+        assert not isinstance(caught.value, taps.EstablishmentTimeout)
+        await listener.stopped()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not network.open_flows
+
+    run(main)
