@@ -257,9 +257,11 @@ def test_the_echo_example_runs_as_it_is(
     async def scenario(net: VirtualNetwork) -> None:
         net.path(latency=0.05, loss=0.1)
         server = net.host("server.example", "192.0.2.1")
-        serving = asyncio.create_task(server.run(example["serve"]("server.example:7007")))
+        # Virtual transports count as TLS.
+        secure = taps.SecurityParameters()
+        serving = asyncio.create_task(server.run(example["serve"]("server.example:7007", secure)))
         await asyncio.sleep(1)
-        await example["ask"]("server.example:7007", ["hello", "and", "good-bye"])
+        await example["ask"]("server.example:7007", secure, ["hello", "and", "good-bye"])
         serving.cancel()
         await asyncio.wait([serving])
 

@@ -160,9 +160,14 @@ def handshake_failed(
         detail, sentence = _verdict(error, peer, name, chain)
     else:
         detail, sentence = _explained(error, peer, _REASONS_WITH_A_KEY if keyed else {})
-    failure = EstablishmentError(f"{protocol}: {sentence}", detail=detail)
+    failure = EstablishmentError(f"{protocol}: {_printable(sentence)}", detail=detail)
     failure.__cause__ = error
     return failure
+
+
+def _printable(sentence: str) -> str:
+    """Without what would act on a terminal or in a log: names in certificates are the peer's."""
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in sentence)
 
 
 def hung_up(peer: object, error: Exception | None, protocol: str = "TLS") -> EstablishmentError:

@@ -7,6 +7,7 @@ import datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import trustme
 
 import taps_core as taps
 from taps_tls import Peer, TLSInfo
@@ -106,6 +107,24 @@ def test_an_authority_that_is_not_trusted_is_named(run: Run, authority: Authorit
             assert error.detail == "unknown-authority"
             assert "trustme" in str(error)
             assert "trusted_certificates" in str(error)
+
+    run(main)
+
+
+def test_names_in_certificates_do_not_act_on_a_terminal(run: Run, authority: Authority) -> None:
+    # The sentence shows who has issued it.
+    private = trustme.CA(organization_name="evil\x1b[31m", organization_unit_name="\r\n")
+    made = private.issue_cert("localhost")
+    chain = b"".join(each.bytes() for each in made.cert_chain_pems)
+    server = taps.SecurityParameters(
+        server_certificate=taps.Certificate(chain, made.private_key_pem.bytes())
+    )
+
+    async def main() -> None:
+        error = await refusal(server, authority.client())
+        assert error.detail == "unknown-authority"
+        assert "evil" in str(error)
+        assert str(error).isprintable()
 
     run(main)
 
