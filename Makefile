@@ -15,7 +15,7 @@ ARGS ?=
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-PROJECTS := pyproject.toml plugins/tcp/pyproject.toml plugins/udp/pyproject.toml plugins/tls/pyproject.toml framers/pyproject.toml
+PROJECTS := pyproject.toml plugins/tcp/pyproject.toml plugins/udp/pyproject.toml plugins/tls/pyproject.toml plugins/sctp/pyproject.toml framers/pyproject.toml
 
 .PHONY: help install demo test bench lint format clean
 
@@ -53,5 +53,5 @@ $(INSTALLED): $(PROJECTS)
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --upgrade "pip>=25.1"
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --group dev \
-		--editable ".[cli,testing]" $(addprefix --editable ./,plugins/tcp plugins/udp plugins/tls framers)
+		--editable ".[cli,testing]" $(addprefix --editable ./,plugins/tcp plugins/udp plugins/tls plugins/sctp framers)
 	@touch $@

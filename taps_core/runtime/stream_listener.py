@@ -36,8 +36,9 @@ _log: Final = logging.getLogger("taps_core")
 class StreamListener(ListeningFlow):
     """One listening socket, and what it accepts.
 
-    Made by :meth:`open`. Override :meth:`flow` for flows of another class, and
-    :meth:`stopping` for what has to go when the listener goes.
+    Made by :meth:`open`. Override :meth:`flow` for flows of another class,
+    :meth:`adopt` for flows that own their socket themselves, and :meth:`stopping`
+    for what has to go when the listener goes.
 
     Args:
         sock: Listening, non-blocking. Belongs to the listener.
@@ -104,6 +105,21 @@ class StreamListener(ListeningFlow):
             A flow that is also the :class:`asyncio.Protocol` to give the socket to.
         """
         return StreamFlow(sock, local=self._local)
+
+    async def adopt(self, sock: socket.socket, address: Any) -> Flow:
+        """Let a flow have an accepted socket; here by the loop, as the transport's protocol.
+
+        Args:
+            sock: Connected. Belongs to the flow when this returns.
+            address: The peer's, as ``accept`` gave it.
+
+        Raises:
+            OSError: The connection is gone again.
+        """
+        flow = self.flow(sock, address)
+        protocol = cast("asyncio.Protocol", flow)
+        await self._loop.connect_accepted_socket(lambda: protocol, sock)
+        return flow
 
     def stopping(self) -> None:
         """Called once, right before the listening socket is closed."""
@@ -179,9 +195,7 @@ class StreamListener(ListeningFlow):
 
     async def _adopt(self, sock: socket.socket, address: Any) -> None:
         try:
-            flow = self.flow(sock, address)
-            protocol = cast("asyncio.Protocol", flow)
-            await self._loop.connect_accepted_socket(lambda: protocol, sock)
+            flow = await self.adopt(sock, address)
         except OSError:  # gone again; some systems refuse options then
             sock.close()
             return

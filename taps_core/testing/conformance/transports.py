@@ -1061,10 +1061,16 @@ class BoundaryPromises(TransportConformance):
         self.on_stage(act)
 
     def test_an_empty_message_arrives(self) -> None:
-        """A Message without a byte is a Message."""
+        """A Message without a byte is a Message; or is refused, where the protocol has none."""
 
         async def act(stage: Stage) -> None:
             client, server = await stage.pair()
+            try:
+                client.send(b"")
+            except SendError as error:
+                if error.detail != "empty-message":
+                    raise
+                self.not_claimed("it has no empty Messages, and says so")
             await stage.insist(
                 lambda: client.send(b""),
                 lambda: b"" in server.recorder.messages,

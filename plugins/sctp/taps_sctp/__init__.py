@@ -1,0 +1,21 @@
+"""SCTP for taps: declares the transport ``sctp``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from taps_core.plugin import hookimpl
+from taps_sctp.transport import SCTP
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from taps_core.plugin import Transport
+
+__all__ = ["SCTP"]
+
+
+@hookimpl
+def taps_transports() -> Sequence[Transport]:
+    """Declare SCTP. Nothing is probed or opened here."""
+    return (SCTP(),)

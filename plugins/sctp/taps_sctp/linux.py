@@ -1,0 +1,240 @@
+"""Linux's socket options, ancillary data and notifications of SCTP (RFC 6458), packed.
+
+pysctp has most of the options; those that it lacks, or gets wrong, are here, and all
+that is on the way of each Message. Numbers are of ``linux/sctp.h``; structures are as a
+64-bit machine lays them out.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import struct
+from typing import TYPE_CHECKING, Any, Final
+
+from taps_sctp.engine import Dry, PathNews, Reset, ResetFailed, StreamsAdded, Unsent
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from taps_sctp.engine import Notice
+
+__all__ = [
+    "ASSOC_LOST",
+    "ASSOC_OVER",
+    "EVENTS",
+    "IPPROTO_SCTP",
+    "NOTIFICATION",
+    "PEER_SHUTDOWN",
+    "WHOLE",
+    "association_change",
+    "get_value",
+    "heartbeats",
+    "kind_of",
+    "notice_of",
+    "pr_item",
+    "received_info",
+    "send_item",
+    "set_value",
+    "status",
+]
+
+IPPROTO_SCTP: Final = 132
+#: Flags of ``recvmsg``.
+WHOLE: Final = 0x80
+NOTIFICATION: Final = 0x8000
+
+#: Options.
+RTOINFO: Final = 0
+INITMSG: Final = 2
+NODELAY: Final = 3
+PEER_ADDR_PARAMS: Final = 9
+STATUS: Final = 14
+RECVRCVINFO: Final = 32
+PR_SUPPORTED: Final = 113
+RECONFIG_SUPPORTED: Final = 117
+ENABLE_STREAM_RESET: Final = 118
+RESET_STREAMS: Final = 119
+ADD_STREAMS: Final = 121
+EVENT: Final = 127
+
+#: Notifications.
+ASSOC_CHANGE: Final = 0x8001
+_PEER_ADDR_CHANGE: Final = 0x8002
+PEER_SHUTDOWN: Final = 0x8005
+_SENDER_DRY: Final = 0x8009
+_STREAM_RESET: Final = 0x800A
+_STREAM_CHANGE: Final = 0x800C
+_SEND_FAILED: Final = 0x800D
+EVENTS: Final = (
+    *(ASSOC_CHANGE, _PEER_ADDR_CHANGE, PEER_SHUTDOWN, _SENDER_DRY),
+    *(_STREAM_RESET, _STREAM_CHANGE, _SEND_FAILED),
+)
+#: States of ASSOC_CHANGE.
+ASSOC_LOST: Final = frozenset({1, 4})
+ASSOC_OVER: Final = 3
+
+_HEADER: Final = struct.Struct("=HHI")
+_CHANGE: Final = struct.Struct("=HHIHHHHi")
+_VALUE: Final = struct.Struct("=iI")
+_RCVINFO: Final = struct.Struct("=HHHxxIIIIi")
+_SNDINFO: Final = struct.Struct("=HHIIi")
+_PRINFO: Final = struct.Struct("=HxxI")
+_ADDRESS: Final = 128
+_PATHS: Final = {
+    0: "available",
+    1: "unreachable",
+    2: "removed",
+    3: "added",
+    4: "primary",
+    5: "confirmed",
+    6: "potentially-failed",
+}
+#: Of SNDINFO.
+_UNORDERED: Final = 1
+#: Policies of PR-SCTP.
+_TTL: Final = 0x10
+_RETRANSMISSIONS: Final = 0x20
+#: Of STREAM_RESET.
+_INCOMING: Final = 1
+_DENIED_OR_FAILED: Final = 4 | 8
+_RESET_INCOMING: Final = 1
+_RESET_OUTGOING: Final = 2
+
+
+# -- options
+
+
+def set_value(sock: socket.socket, option: int, value: int) -> None:
+    """Set an option that is a value for the association (``struct sctp_assoc_value``)."""
+    sock.setsockopt(IPPROTO_SCTP, option, _VALUE.pack(0, value))
+
+
+def get_value(sock: socket.socket, option: int) -> int:
+    """Read one."""
+    answer = get_with_input(sock, option, _VALUE.pack(0, 0))
+    value: int = _VALUE.unpack_from(answer)[1]
+    return value
+
+
+def get_with_input(sock: socket.socket, option: int, given: bytes) -> bytes:
+    """``getsockopt`` that reads what it is given; Python's gives the kernel no input.
+
+    Raises:
+        OSError: The kernel refused.
+    """
+    libc = _libc()
+    buffer = ctypes.create_string_buffer(given, len(given))
+    size = ctypes.c_uint(len(given))
+    if libc.getsockopt(sock.fileno(), IPPROTO_SCTP, option, buffer, ctypes.byref(size)) < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return buffer.raw
+
+
+def _libc() -> Any:
+    global _loaded  # loaded once, and only where SCTP is used
+    if _loaded is None:
+        _loaded = ctypes.CDLL(None, use_errno=True)
+    return _loaded
+
+
+_loaded: Any = None
+
+
+def status(sock: socket.socket) -> tuple[int, int, int, int, int]:
+    """Unacknowledged and pending chunks; inbound and outbound streams; bytes of a fragment.
+
+    Raises:
+        OSError: EINVAL: the association is gone.
+    """
+    data = sock.getsockopt(IPPROTO_SCTP, STATUS, 176)
+    _, _, _, unacked, pending, inbound, outbound, fragment = struct.unpack_from("=iiIHHHHI", data)
+    return unacked, pending, inbound, outbound, fragment
+
+
+def heartbeats(milliseconds: int, retransmissions: int) -> bytes:
+    """``struct sctp_paddrparams`` for all addresses of the peer; 0: no heartbeats."""
+    flags = 1 if milliseconds else 2
+    return struct.pack("=i128sIHIIIIBx", 0, b"", milliseconds, retransmissions, 0, 0, flags, 0, 0)
+
+
+def stream_list(streams: Sequence[int], *, incoming: bool) -> bytes:
+    """``struct sctp_reset_streams``."""
+    flags = _RESET_INCOMING if incoming else _RESET_OUTGOING
+    return struct.pack(f"=iHH{len(streams)}H", 0, flags, len(streams), *streams)
+
+
+# -- ancillary data
+
+
+def send_item(stream: int, *, unordered: bool, ppid: int, number: int) -> tuple[int, int, bytes]:
+    """Whereto a Message goes (SCTP_SNDINFO)."""
+    flags = _UNORDERED if unordered else 0
+    return (IPPROTO_SCTP, 2, _SNDINFO.pack(stream, flags, socket.htonl(ppid), number, 0))
+
+
+def pr_item(*, lifetime: float | None, reliable: bool) -> tuple[int, int, bytes] | None:
+    """When it is given up (SCTP_PRINFO); ``None``: never."""
+    if not reliable:
+        return (IPPROTO_SCTP, 5, _PRINFO.pack(_RETRANSMISSIONS, 0))
+    if lifetime is not None:
+        milliseconds = max(1, min(round(lifetime * 1000), 0xFFFFFFFF))
+        return (IPPROTO_SCTP, 5, _PRINFO.pack(_TTL, milliseconds))
+    return None
+
+
+def received_info(ancillary: Sequence[tuple[int, int, bytes]]) -> tuple[int, int, bool]:
+    """Stream, PPID, and whether it was unordered (SCTP_RCVINFO)."""
+    for _, kind, data in ancillary:
+        if kind == 3:
+            stream, _, flags, ppid, *_ = _RCVINFO.unpack_from(data)
+            return stream, socket.ntohl(ppid), bool(flags & _UNORDERED)
+    return 0, 0, False
+
+
+# -- notifications
+
+
+def kind_of(notification: bytes) -> int:
+    """Its type; 0: it has none."""
+    return int(_HEADER.unpack_from(notification)[0]) if len(notification) >= _HEADER.size else 0
+
+
+def association_change(notification: bytes) -> tuple[int, int, bytes]:
+    """State, error, and what the peer gave as the reason of its abort."""
+    _, _, _, state, error, _, _, _ = _CHANGE.unpack_from(notification)
+    return state, socket.ntohs(error), notification[_CHANGE.size + 4 :]
+
+
+def notice_of(notification: bytes) -> Notice | None:
+    """A notification in the words of engines; ``None`` for others."""
+    kind, flags, _ = _HEADER.unpack_from(notification)
+    if kind == _SENDER_DRY:
+        return Dry()
+    if kind == _SEND_FAILED and len(notification) >= 32:
+        (number,) = struct.unpack_from("=I", notification, 20)
+        return Unsent(number, was_on_wire=bool(flags & 1))
+    if kind == _STREAM_RESET:
+        if flags & _DENIED_OR_FAILED:
+            return ResetFailed()
+        streams = struct.unpack_from(f"={(len(notification) - 12) // 2}H", notification, 12)
+        return Reset(streams, incoming=bool(flags & _INCOMING))
+    if kind == _STREAM_CHANGE:
+        return ResetFailed() if flags & _DENIED_OR_FAILED else StreamsAdded()
+    if kind == _PEER_ADDR_CHANGE and len(notification) >= _HEADER.size + _ADDRESS + 4:
+        at = _HEADER.size
+        (state,) = struct.unpack_from("=i", notification, at + _ADDRESS)
+        return PathNews(_shown(notification[at : at + _ADDRESS]), _PATHS.get(state, str(state)))
+    return None
+
+
+def _shown(address: bytes) -> str:
+    (family,) = struct.unpack_from("=H", address)
+    if family == socket.AF_INET:
+        return socket.inet_ntop(family, address[4:8])
+    if family == socket.AF_INET6:
+        shown = socket.inet_ntop(family, address[8:24])
+        return shown.removeprefix("::ffff:") if "." in shown else shown
+    return "an unknown address"

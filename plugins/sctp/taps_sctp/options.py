@@ -1,0 +1,141 @@
+"""What is set on a socket of the kernel's SCTP before it connects or listens."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import socket
+import struct
+from typing import TYPE_CHECKING, Any, Final
+
+from taps_core.plugin import (
+    DSCP,
+    CapacityProfile,
+    Kind,
+    Property,
+    ValueType,
+    set_hop_limit,
+)
+from taps_sctp import linux
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["PROPERTIES", "configure", "heartbeat_of", "open_socket", "set_capacity_profile"]
+
+#: What a peer says of a stream or payload that this mapping has no word for.
+PROPERTIES: Final = (
+    Property(
+        "_taps.streamIdentifier",
+        Kind.MESSAGE,
+        ValueType.INTEGER,
+        0,
+        meaning="Stream of an association with a peer that knows no Connections on streams.",
+        minimum=0,
+    ),
+    Property(
+        "_taps.ppid",
+        Kind.MESSAGE,
+        ValueType.INTEGER,
+        0,
+        meaning="Payload protocol identifier (RFC 9260, section 3.3.1).",
+        minimum=0,
+    ),
+)
+
+#: Bytes. The kernel takes a Message whole, so that its send buffer is the longest there
+#: is; and with its usual receive buffer it drops what it cannot account for, each time at
+#: the cost of a retransmission timeout.
+BUFFER: Final = 4 * 1024 * 1024
+_SNDBUFFORCE: Final = 32
+_RCVBUFFORCE: Final = 33
+#: Milliseconds: the first, longest and shortest retransmission timeout. RFC 9260's are
+#: 1000, 60000 and 1000: with them a dead path is noticed after a minute.
+RTO: Final = (500, 10_000, 200)
+#: Milliseconds between heartbeats to an address that is idle, and how often in a row one
+#: may fail.
+HEARTBEAT: Final = 5000
+PATH_RETRANSMISSIONS: Final = 3
+#: Streams that are asked for; the peer may take any number.
+STREAMS: Final = 256
+_MOST_STREAMS: Final = 65535
+_INIT_ATTEMPTS: Final = 8
+_IP_TOS: Final = (socket.IPPROTO_IP, socket.IP_TOS)
+_IPV6_TCLASS: Final = (socket.IPPROTO_IPV6, 67)
+
+
+def open_socket(family: int) -> socket.socket:
+    """A non-blocking one-to-one socket.
+
+    Raises:
+        OSError: EPROTONOSUPPORT: the kernel has no SCTP.
+    """
+    sock = socket.socket(family, socket.SOCK_STREAM, linux.IPPROTO_SCTP)
+    sock.setblocking(False)
+    return sock
+
+
+def configure(
+    sock: socket.socket, properties: Mapping[str, Any], *, hop_limit: int | None = None
+) -> None:
+    """Set what differs from the kernel's defaults; accepted sockets inherit most of it.
+
+    Args:
+        sock: Of :func:`open_socket`.
+        properties: By canonical name.
+        hop_limit: TTL or Hop Limit of what is sent; ``None``: the system's.
+
+    Raises:
+        OSError: The kernel refused what nothing works without.
+    """
+    for forced, usual in ((_SNDBUFFORCE, socket.SO_SNDBUF), (_RCVBUFFORCE, socket.SO_RCVBUF)):
+        try:
+            # It doubles what it is given.
+            sock.setsockopt(socket.SOL_SOCKET, forced, BUFFER // 2)
+        except OSError:
+            sock.setsockopt(socket.SOL_SOCKET, usual, BUFFER // 2)
+    level = linux.IPPROTO_SCTP
+    sock.setsockopt(
+        level,
+        linux.INITMSG,
+        struct.pack("=HHHH", STREAMS, _MOST_STREAMS, _INIT_ATTEMPTS, RTO[1]),
+    )
+    first, longest, shortest = RTO
+    sock.setsockopt(level, linux.RTOINFO, struct.pack("=iIII", 0, first, longest, shortest))
+    heartbeat = heartbeat_of(properties)
+    sock.setsockopt(
+        level, linux.PEER_ADDR_PARAMS, linux.heartbeats(heartbeat, PATH_RETRANSMISSIONS)
+    )
+    sock.setsockopt(level, linux.RECVRCVINFO, 1)
+    for event in linux.EVENTS:
+        # A kernel that lacks one of the younger events lacks what it would tell of.
+        with contextlib.suppress(OSError):
+            sock.setsockopt(level, linux.EVENT, struct.pack("=iHBx", 0, event, 1))
+    for option, value in (
+        (linux.PR_SUPPORTED, 1),
+        (linux.RECONFIG_SUPPORTED, 1),
+        (linux.ENABLE_STREAM_RESET, 7),
+    ):
+        with contextlib.suppress(OSError):
+            linux.set_value(sock, option, value)
+    set_capacity_profile(sock, properties.get("connCapacityProfile", CapacityProfile.DEFAULT))
+    if hop_limit is not None:
+        set_hop_limit(sock, hop_limit)
+
+
+def heartbeat_of(properties: Mapping[str, Any]) -> int:
+    """Milliseconds between heartbeats: ``keepAliveTimeout``, or what a dead path may take."""
+    wanted = properties.get("keepAliveTimeout", math.inf)
+    if wanted in (None, math.inf):
+        return HEARTBEAT
+    return int(max(1, min(round(wanted * 1000), 2**32 - 1)))
+
+
+def set_capacity_profile(sock: socket.socket, profile: CapacityProfile) -> None:
+    """The DSCP of every packet, and whether small Messages wait for company (Nagle)."""
+    value = DSCP[profile][0] << 2
+    for option in (_IP_TOS, _IPV6_TCLASS) if sock.family == socket.AF_INET6 else (_IP_TOS,):
+        with contextlib.suppress(OSError):
+            sock.setsockopt(*option, value)
+    waits = profile in (CapacityProfile.CAPACITY_SEEKING, CapacityProfile.SCAVENGER)
+    sock.setsockopt(linux.IPPROTO_SCTP, linux.NODELAY, int(not waits))
