@@ -76,7 +76,7 @@ class KernelEngine(Engine):
             self._loop.call_soon(self._readable)
 
     def _readable(self) -> None:
-        if self._over or not self._reads:
+        if not self._is_reading():
             return
         read = self._sock.recvmsg
         user = self.user
@@ -101,8 +101,12 @@ class KernelEngine(Engine):
             else:
                 stream, ppid, unordered = linux.received_info(ancillary)
                 user.arrived(data, stream, ppid, unordered, bool(flags & linux.WHOLE))
-            if self._over or not self._reads:
+            # Whatever came up may have called down.
+            if not self._is_reading():
                 return
+
+    def _is_reading(self) -> bool:
+        return self._reads and not self._over
 
     def _notified(self, data: bytes) -> None:
         kind = linux.kind_of(data)
