@@ -1,8 +1,8 @@
-"""Fixtures for all test folders: strict event loops and in-memory networks."""
+"""Fixtures for all test folders: strict event loops, networks in memory and in the lab."""
 
 from hypothesis import settings
 
-pytest_plugins = ["taps_core.testing.fixtures"]
+pytest_plugins = ["taps_core.testing.fixtures", "tests.lab.plugin", "tests.lab.network"]
 
 # No test depends on speed.
 settings.register_profile("taps", deadline=None)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 from taps_core.testing.kernel_packets import Packet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
     from types import TracebackType
     from typing import Self
 
@@ -37,6 +37,8 @@ _SO_RCVBUFFORCE: Final = 33
 _ROOM: Final = 16 * 1024 * 1024
 _ALL_PROTOCOLS: Final = 3  # ETH_P_ALL
 _OUTGOING: Final = 4  # PACKET_OUTGOING: on lo every packet is seen twice
+#: Leads to the network that the calling thread is in, once it is open.
+OWN_NETWORK: Final = "/proc/thread-self/ns/net"
 #: Where its programs may be: those of root, too.
 PROGRAMS: Final = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 
@@ -58,7 +60,7 @@ class KernelNetwork:
     """
 
     def __enter__(self) -> Self:
-        self._home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        self._home = os.open(OWN_NETWORK, os.O_RDONLY | os.O_CLOEXEC)
         try:
             # os.unshare and os.setns are newer than Python 3.11.
             _call("unshare", _CLONE_NEWNET)
@@ -185,6 +187,24 @@ class Capture:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+@contextlib.contextmanager
+def inside(network: int) -> Generator[None]:
+    """Have this thread in a network that a descriptor leads to (opened: ``OWN_NETWORK``).
+
+    Raises:
+        PermissionError: On entry: not without root's rights.
+    """
+    home = os.open(OWN_NETWORK, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _call("setns", network, _CLONE_NEWNET)
+        try:
+            yield
+        finally:
+            _call("setns", home, _CLONE_NEWNET)
+    finally:
+        os.close(home)
 
 
 def _run(program: str, *arguments: str, text: str = "") -> None:

@@ -1,0 +1,377 @@
+"""Hosts, and paths between them, on the kernel's network: with delay, with loss, or dead.
+
+A host is a network namespace. Code is on a host inside ``with host.use()``, and so is all that
+it starts there, tasks and callbacks, for as long as that lasts: the context (:mod:`contextvars`)
+decides where a socket is opened. Words are those of
+:class:`~taps_core.testing.VirtualNetwork`. ::
+
+    @pytest.mark.lab
+    def test_it_holds_on_a_long_path(run, two_hosts):
+        two_hosts.path.set(latency=0.05, loss=0.2)
+
+        async def main():
+            with two_hosts.server.use():
+                listener = await here.listen(echo)
+            with two_hosts.client.use():
+                connection = await there.initiate()
+
+        run(main)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import pathlib
+import socket
+import subprocess
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeVar
+
+import pytest
+
+from taps_core.testing import Capture, KernelNetwork
+from taps_core.testing.kernel_network import OWN_NETWORK, inside
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator
+    from typing import ParamSpec, Self, Unpack
+
+    P = ParamSpec("P")
+
+__all__ = ["ConditionKeywords", "Host", "Network", "Path", "Way", "two_hosts", "two_paths"]
+
+T = TypeVar("T")
+
+_here: ContextVar[Host | None] = ContextVar("_here", default=None)
+
+#: What depends on where it is called. uvloop opens sockets, and starts programs, without
+#: these: give it sockets that exist, and start programs with ``subprocess``.
+_DEPENDENT: Final = (
+    (socket.socket, "__init__"),
+    (socket, "if_nametoindex"),
+    (socket, "if_indextoname"),
+    (socket, "if_nameindex"),
+    (subprocess.Popen, "__init__"),
+)
+_VERSIONS: Final = (4, 6)
+#: Of IP versions: a filter's word; ``None``: for all.
+_PROTOCOLS: Final = {4: "ip", 6: "ipv6", None: "all"}
+#: Priority of the filter for all; those for one version have its number.
+_EVERYTHING: Final = 1
+#: Conditions that are probabilities, and netem's word.
+_PROBABILITIES: Final = {
+    "loss": "loss",
+    "overtaking": "reorder",
+    "duplicate": "duplicate",
+    "corrupt": "corrupt",
+}
+
+
+class ConditionKeywords(TypedDict, total=False):
+    """What a path is like, in one direction; as the fields of ``Conditions`` where named so."""
+
+    latency: float
+    """Seconds that a packet takes; exact within a millisecond."""
+    jitter: float
+    """Seconds that it may take in addition. Packets overtake each other then."""
+    bandwidth: float
+    """Bytes per second."""
+    loss: float
+    """Probability that a packet is lost."""
+    overtaking: float
+    """Probability that a packet takes no latency, and so overtakes those on their way."""
+    duplicate: float
+    """Probability that a packet arrives twice."""
+    corrupt: float
+    """Probability that a bit of a packet is turned. Sums that are wrong show it."""
+    queue: int
+    """Packets that are on their way or wait; what comes beyond is lost (10,000)."""
+
+
+class Host:
+    """A machine of its own, as far as the network goes.
+
+    Attributes:
+        name: For people.
+        interfaces: Those that lead to others, each with its path.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.interfaces: dict[str, Path] = {}
+        with KernelNetwork() as self._network:
+            self._descriptor = os.open(OWN_NETWORK, os.O_RDONLY | os.O_CLOEXEC)
+        # An interface that is down for a while loses no address.
+        self.sysctl("net/ipv6/conf/all/keep_addr_on_down", 1)
+        self.sysctl("net/ipv6/conf/default/keep_addr_on_down", 1)
+
+    def __repr__(self) -> str:
+        return f"<Host {self.name}>"
+
+    @property
+    def place(self) -> str:
+        """A file that leads to its network, for programs such as ``ip`` and ``nsenter``."""
+        return f"/proc/{os.getpid()}/fd/{self._descriptor}"
+
+    @contextlib.contextmanager
+    def use(self) -> Generator[Host]:
+        """What opens sockets or starts programs in here does it on this host."""
+        with _set(self):
+            yield self
+
+    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a function that does not know of ``use`` while this thread is there."""
+        with _set(None), inside(self._descriptor):
+            return function(*args, **kwargs)
+
+    def address(self, version: int = 4, path: int = 0) -> str:
+        """Its address of IP version 4 or 6 on one of its paths."""
+        return list(self.interfaces.values())[path].address(self, version)
+
+    def ip(self, *commands: str) -> None:
+        """Have the program ``ip`` do things there: ``host.ip("link set path1 down")``.
+
+        Raises:
+            subprocess.CalledProcessError: As :meth:`run`. What comes after the command that
+                was refused was not done.
+        """
+        self.run("ip", "-batch", "-", text="\n".join(commands))
+
+    def run(self, *command: str, text: str = "") -> str:
+        """Run a program there until it ends, with ``text`` for its input; what it printed.
+
+        Raises:
+            FileNotFoundError: There is no such program.
+            subprocess.CalledProcessError: It failed; its words are in ``stderr``.
+        """
+        try:
+            return self.call(
+                subprocess.run, command, input=text, check=True, capture_output=True, text=True
+            ).stdout
+        except subprocess.CalledProcessError as error:
+            error.add_note(error.stderr)
+            raise
+
+    def sysctl(self, name: str, value: object) -> None:
+        """Set one of the kernel's variables, ``"net/ipv4/tcp_fastopen"``, there."""
+        self.call(pathlib.Path("/proc/sys", name).write_text, str(value))
+
+    def capture(self, interface: str) -> Capture:
+        """See every packet that arrives there from now on."""
+        return self.call(Capture, interface)
+
+    def close(self) -> None:
+        """It ends with its last socket."""
+        os.close(self._descriptor)
+
+
+class Way:
+    """One direction of a path."""
+
+    def __init__(self, source: Host, interface: str) -> None:
+        self._source = source
+        self._interface = interface
+        self._conditions: ConditionKeywords = {"latency": 0.0, "jitter": 0.0, "queue": 10_000}
+        self._tc(
+            f"qdisc add root handle 1: prio bands 2 priomap {'0 ' * 16}",
+            "qdisc add parent 1:1 handle 10: netem",
+            # For what a filter sends there.
+            "qdisc add parent 1:2 handle 20: blackhole",
+        )
+
+    def set(self, **conditions: Unpack[ConditionKeywords]) -> Self:
+        """Change conditions for packets that are sent from now on; the others stay."""
+        self._conditions |= conditions
+        latency, jitter = self._conditions["latency"], self._conditions["jitter"]
+        words = [
+            f"limit {self._conditions['queue']}",
+            # netem varies to both sides.
+            f"delay {(latency + jitter / 2) * 1e6:.0f}us {jitter / 2 * 1e6:.0f}us",
+        ]
+        if "bandwidth" in self._conditions:
+            words.append(f"rate {self._conditions['bandwidth'] * 8:.0f}bit")
+        words += [
+            f"{word} {self._conditions[name]:%}"
+            for name, word in _PROBABILITIES.items()
+            if name in self._conditions
+        ]
+        self._tc(f"qdisc change parent 1:1 handle 10: netem {' '.join(words)}")
+        return self
+
+    def drop(self, version: int | None = None) -> None:
+        """Lose all packets from now on, or all of one IP version; nobody is told."""
+        priority = version or _EVERYTHING
+        self._tc(
+            f"filter replace parent 1: protocol {_PROTOCOLS[version]} prio {priority} "
+            f"handle 800::{priority} u32 match u32 0 0 flowid 1:2"
+        )
+
+    def pass_on(self) -> None:
+        """Lose no more than the conditions say."""
+        self._tc("filter del parent 1:")
+
+    def _tc(self, *commands: str) -> None:
+        lines = []
+        for command in commands:
+            kind, action, rest = command.split(maxsplit=2)
+            lines.append(f"{kind} {action} dev {self._interface} {rest}")
+        self._source.run("tc", "-batch", "-", text="\n".join(lines))
+
+
+class Path:
+    """A cable between two hosts, with an interface at each that has its name.
+
+    Each end has an address of either IP version, and knows the other's hardware address: the
+    first packet takes no longer than others. A packet on the wire is one segment.
+
+    Attributes:
+        name: Also of the interfaces.
+        there: The direction from the first host to the second.
+        back: The other one.
+    """
+
+    def __init__(self, number: int, one: Host, other: Host) -> None:
+        self.name = f"path{number}"
+        self._number = number
+        self._ends = (one, other)
+        one.ip(f"link add {self.name} type veth peer name {self.name} netns {other.place}")
+        for host in self._ends:
+            host.interfaces[self.name] = self
+            host.ip(
+                f"link set {self.name} address {self._hardware(host)} gso_max_segs 1",
+                f"addr add {self.address(host, 4)}/24 dev {self.name}",
+                f"addr add {self.address(host, 6)}/64 dev {self.name} nodad",
+                *self._raised(host),
+            )
+        self.there = Way(one, self.name)
+        self.back = Way(other, self.name)
+
+    def __repr__(self) -> str:
+        return f"<Path {self.name}: {self._ends[0].name} and {self._ends[1].name}>"
+
+    def address(self, host: Host, version: int = 4) -> str:
+        """Of one of the two hosts on this path, of IP version 4 or 6."""
+        end = self._ends.index(host) + 1
+        if version == 4:
+            return f"10.0.{self._number}.{end}"
+        return f"2001:db8:0:{self._number:x}::{end}"
+
+    def set(self, **conditions: Unpack[ConditionKeywords]) -> Self:
+        """Change conditions in both directions."""
+        self.there.set(**conditions)
+        self.back.set(**conditions)
+        return self
+
+    def down(self) -> None:
+        """Pull the cable: nothing gets through, and the hosts see it."""
+        for host in self._ends:
+            host.ip(f"link set {self.name} down")
+
+    def blackhole(self, version: int | None = None) -> None:
+        """Nothing gets through from now on, or nothing of one IP version, and nobody is told."""
+        self.there.drop(version)
+        self.back.drop(version)
+
+    def up(self) -> None:
+        """What is sent from now on gets through."""
+        for host in self._ends:
+            host.ip(*self._raised(host))
+        self.there.pass_on()
+        self.back.pass_on()
+
+    def _hardware(self, host: Host) -> str:
+        return f"02:00:00:00:{self._number:02x}:{self._ends.index(host) + 1:02x}"
+
+    def _raised(self, host: Host) -> list[str]:
+        """What brings an end up. An interface that goes down forgets whom it knew."""
+        peer = self._ends[1 - self._ends.index(host)]
+        return [
+            f"link set {self.name} up",
+            *(
+                f"neigh replace {self.address(peer, version)} dev {self.name} "
+                f"lladdr {self._hardware(peer)} nud permanent"
+                for version in _VERSIONS
+            ),
+        ]
+
+
+class Network:
+    """Hosts and paths, as a context manager; the first two hosts are ``client`` and ``server``.
+
+    Attributes:
+        client: A host.
+        server: Another one.
+        paths: In the order in which they were laid.
+    """
+
+    def __init__(self) -> None:
+        self.client = Host("client")
+        self.server = Host("server")
+        self.paths: list[Path] = []
+        self._more: list[Host] = []
+        self._before: list[Any] = []
+
+    @property
+    def path(self) -> Path:
+        """The first one."""
+        return self.paths[0]
+
+    def host(self, name: str) -> Host:
+        """A further host."""
+        host = Host(name)
+        self._more.append(host)
+        return host
+
+    def lay(self, one: Host | None = None, other: Host | None = None) -> Path:
+        """A further path, between client and server unless others are named."""
+        path = Path(len(self.paths) + 1, one or self.client, other or self.server)
+        self.paths.append(path)
+        return path
+
+    def __enter__(self) -> Self:
+        for owner, name in _DEPENDENT:
+            function = getattr(owner, name)
+            self._before.append(function)
+            setattr(owner, name, _on_host(function))
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        for (owner, name), function in zip(_DEPENDENT, self._before, strict=True):
+            setattr(owner, name, function)
+        for host in (self.client, self.server, *self._more):
+            host.close()
+
+
+@contextlib.contextmanager
+def _set(host: Host | None) -> Generator[None]:
+    token = _here.set(host)
+    try:
+        yield
+    finally:
+        _here.reset(token)
+
+
+def _on_host(function: Callable[P, T]) -> Callable[P, T]:
+    @functools.wraps(function)
+    def called(*args: P.args, **kwargs: P.kwargs) -> T:
+        host = _here.get()
+        return function(*args, **kwargs) if host is None else host.call(function, *args, **kwargs)
+
+    return called
+
+
+@pytest.fixture
+def two_hosts() -> Iterator[Network]:
+    """``client`` and ``server``, and one path between them. For tests marked ``lab``."""
+    with Network() as network:
+        network.lay()
+        yield network
+
+
+@pytest.fixture
+def two_paths(two_hosts: Network) -> Network:
+    """``client`` and ``server``, and two paths between them. For tests marked ``lab``."""
+    two_hosts.lay()
+    return two_hosts
