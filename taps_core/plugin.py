@@ -47,7 +47,16 @@ from taps_core.model.errors import (
     TapsError,
 )
 from taps_core.model.events import Event, PathChange, SoftError
-from taps_core.model.flow import Data, Flow, LayerFlow, Part, PartTuple, Receiver, Session
+from taps_core.model.flow import (
+    Data,
+    Flow,
+    LayerFlow,
+    Part,
+    PartTuple,
+    Receiver,
+    RecordCarrier,
+    Session,
+)
 from taps_core.model.framer import (
     LONG_READ,
     Codec,
@@ -171,6 +180,7 @@ __all__ = [
     "Reason",
     "ReceiveError",
     "Receiver",
+    "RecordCarrier",
     "RemoteEndpoint",
     "Scheduler",
     "SecurityLayer",

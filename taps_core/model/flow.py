@@ -43,7 +43,16 @@ if TYPE_CHECKING:
     from taps_core.model.errors import ReceiveError, SendError
     from taps_core.model.events import Event
 
-__all__ = ["Data", "Flow", "LayerFlow", "Part", "PartTuple", "Receiver", "Session"]
+__all__ = [
+    "Data",
+    "Flow",
+    "LayerFlow",
+    "Part",
+    "PartTuple",
+    "Receiver",
+    "RecordCarrier",
+    "Session",
+]
 
 T = TypeVar("T")
 
@@ -354,6 +363,36 @@ class LayerFlow(Flow):
     def closed(self, error: Exception | None) -> None:
         """Pass up."""
         self.receiver.closed(error)
+
+
+class RecordCarrier:
+    """What a transport of Messages does for a security layer whose records it carries.
+
+    A layer finds it by ``find(RecordCarrier)``; what it says holds for all streams of
+    the association. (RFC 6083: DTLS over SCTP.) As it is here, it is that of a transport
+    where nothing overtakes, and where there are no packets to authenticate.
+    """
+
+    def identify(self, protocol: int) -> None:
+        """The payload protocol identifier of all that is sent from now on."""
+
+    def install_key(self, key: bytes) -> bool:
+        """Accept what the peer authenticates by this key (RFC 4895), beside what was accepted.
+
+        Returns:
+            False if packets are not authenticated here; then there is no use for it.
+        """
+        return False
+
+    def use_key(self) -> None:
+        """Authenticate what is sent by the key that was installed last."""
+
+    def bound_disorder(self, most: int) -> None:
+        """Let none overtake, or be overtaken by, so many others: what would has to wait.
+
+        For layers that take a Message for a repetition if too many newer ones have come.
+        As long as there is one ordered stream alone nothing has to wait.
+        """
 
 
 class Session(ABC):

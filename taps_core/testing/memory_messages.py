@@ -12,11 +12,11 @@ import contextvars
 import itertools
 import math
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from taps_core.model.capabilities import Capabilities, Support
 from taps_core.model.errors import EstablishmentError, Expired, Reason
-from taps_core.model.flow import Session
+from taps_core.model.flow import RecordCarrier, Session
 from taps_core.model.layers import Transport
 from taps_core.testing.memory import MemoryListener, hand_over
 from taps_core.testing.memory_connected import WINDOW, ConnectedFlow
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from taps_core.testing.ports import Address
 
 __all__ = ["MemoryMessages", "MemoryMessagesFlow", "MemorySession"]
+
+T = TypeVar("T")
 
 #: Streams that wait where nobody has said yet whether streams are welcome.
 _WAITING_STREAMS = 16
@@ -95,6 +97,12 @@ class MemoryMessagesFlow(ConnectedFlow):
 
     def __repr__(self) -> str:
         return f"{super().__repr__()[:-1]}, stream {self.number}>"
+
+    def find(self, wanted: type[T], /) -> T | None:
+        """The flow itself, or a carrier for the records of a security layer."""
+        if wanted is RecordCarrier:
+            return cast("T", RecordCarrier())
+        return super().find(wanted)
 
     def send(self, data: Data, record: SendRecord | None, end_of_message: bool, /) -> bool | None:
         """Gather a Message or a part of one; it leaves at ``flush``.

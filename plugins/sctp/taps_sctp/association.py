@@ -22,6 +22,7 @@ from taps_core.plugin import (
     PathChange,
     Push,
     Reason,
+    RecordCarrier,
     RemoteEndpoint,
     SendError,
     Session,
@@ -52,6 +53,31 @@ MORE: Final = 64
 MOST_STREAMS: Final = 65535
 
 
+class _Carrier(RecordCarrier):
+    """What a security layer asks of an association."""
+
+    def __init__(self, association: Association) -> None:
+        self._association = association
+
+    def identify(self, protocol: int) -> None:
+        """Of all streams, also those to come."""
+        self._association.protocol = protocol
+        for flow in self._association.flows.values():
+            flow.relabel()
+
+    def install_key(self, key: bytes) -> bool:
+        """Where the engine can."""
+        return self._association.engine.install_key(key)
+
+    def use_key(self) -> None:
+        """Likewise."""
+        self._association.engine.use_key()
+
+    def bound_disorder(self, most: int) -> None:
+        """Counted from the last moment when nothing was outstanding."""
+        self._association.most_outstanding = most
+
+
 class Association(Session):
     """One association, as an engine's user.
 
@@ -59,6 +85,12 @@ class Association(Session):
         loop: Where it runs.
         engine: Established, unstarted.
         connected: Whether this end has connected (or has listened).
+
+    Attributes:
+        protocol: Payload protocol identifier of what is sent.
+        most_outstanding: Messages that may be on their way where one can overtake
+            another; ``None``: any number.
+        carrier: For a security layer.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, engine: Engine, *, connected: bool) -> None:
@@ -66,6 +98,11 @@ class Association(Session):
         self.engine = engine
         self.push = Push.of(loop)
         self._connected = connected
+        self.protocol = 0
+        self.most_outstanding: int | None = None
+        self._outstanding = 0
+        self._disordered = False
+        self.carrier: RecordCarrier = _Carrier(self)
         #: Whether streams are Connections.
         self.mapped = engine.can_reset
         self.gives_up = engine.can_give_up
@@ -184,9 +221,10 @@ class Association(Session):
 
     def send(self, flow: SCTPFlow, data: bytes, label: Any, record: SendRecord | None) -> None:
         """Send, or let wait for room. All streams wait in one line, as the kernel's do."""
-        if not self._queue:
+        if not self._queue and self._may_overtake(flow):
             try:
                 if self.engine.send(data, label):
+                    self._outstanding += 1
                     return
             except OSError as error:
                 raise self._unsendable(error) from error
@@ -195,6 +233,19 @@ class Association(Session):
         if not self._full and self._queued > FULL:
             self._full = True
             self.loop.call_soon(self._tell_writable)
+
+    def _may_overtake(self, flow: SCTPFlow) -> bool:
+        """Whether one more may be on its way, that others could overtake."""
+        most = self.most_outstanding
+        if most is None:
+            return True
+        if flow is not self.first:
+            self._disordered = True
+        return not self._disordered or self._outstanding < most
+
+    def is_disordered(self) -> None:
+        """A Message may overtake others, on the one stream that there is."""
+        self._disordered = True
 
     def _unsendable(self, error: OSError) -> SendError:
         peer = str(self.engine.remote_endpoint)
@@ -212,9 +263,12 @@ class Association(Session):
         queue = self._queue
         while queue:
             flow, data, label, _ = queue[0]
+            if not self._may_overtake(flow):
+                break
             try:
                 if not self.engine.send(data, label):
                     break
+                self._outstanding += 1
             except OSError:
                 # It is over; reading says why.
                 break
@@ -327,12 +381,12 @@ class Association(Session):
         context: MessageContext | None = None
         if not self.mapped:
             flow = self.first
-            if ppid or stream:
+            if (ppid and ppid != self.protocol) or stream:
                 context = flow.context_of(stream, ppid, unordered)
         else:
             found = self.flows.get(stream)
             flow = self._appear(stream) if found is None else found
-            if ppid:
+            if ppid and ppid != self.protocol:
                 context = flow.context_of(stream, ppid, unordered)
         if end_of_message and context is not None:
             flow.forget_context(stream, unordered)
@@ -362,6 +416,9 @@ class Association(Session):
         match notice:
             case Dry():
                 self._settle()
+                self._outstanding = 0
+                if self._queue:
+                    self.has_room()
                 if self._to_reset:
                     self._reset()
             case Unsent(number, was_on_wire):

@@ -184,6 +184,13 @@ class Engine(ABC):
     def most(self) -> int:
         """Bytes of a Message at the most."""
 
+    def install_key(self, key: bytes) -> bool:
+        """As ``RecordCarrier.install_key``."""
+        return False
+
+    def use_key(self) -> None:  # noqa: B027  # without keys there is nothing to use
+        """As ``RecordCarrier.use_key``."""
+
     def read(self, property: str) -> Any:  # noqa: A002  # RFC 9622's word
         """As ``Flow.read``."""
         return None

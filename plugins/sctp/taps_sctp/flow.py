@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from taps_core.plugin import (
     ConnectionError,
     Flow,
     MessageContext,
     Reason,
+    RecordCarrier,
     SendError,
     receiver_failed,
 )
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from taps_sctp.association import Association
 
 __all__ = ["SCTPFlow"]
+
+T = TypeVar("T")
 
 #: What a part that is held costs beyond its bytes.
 OVERHEAD: Final = 64
@@ -75,7 +78,7 @@ class SCTPFlow(Flow):
         self._association = association
         self.number = number
         self.session = association if association.mapped else None
-        self._usual = association.engine.label(number)
+        self._usual = association.engine.label(number, ppid=association.protocol)
         #: Who was given to ``start`` and has not been told ``closed`` yet.
         self._above: Receiver | None = None
         #: Where Messages go at once; None before start, while paused, after the end.
@@ -152,9 +155,11 @@ class SCTPFlow(Flow):
         stream = self.number
         if not association.mapped:
             stream = properties.get("_taps.streamIdentifier", stream)
+        if not properties.get("msgOrdered", True):
+            association.is_disordered()
         label = association.engine.label(
             stream,
-            ppid=properties.get("_taps.ppid", 0),
+            ppid=properties.get("_taps.ppid", association.protocol),
             unordered=not properties.get("msgOrdered", True),
             lifetime=lifetime if uncertain and lifetime < math.inf else None,
             reliable=reliable or not uncertain,
@@ -235,7 +240,18 @@ class SCTPFlow(Flow):
             return (value or 0) + self._association.undelivered(self)
         return value
 
+    def find(self, wanted: type[T], /) -> T | None:
+        """The flow itself, or what a security layer asks for."""
+        if wanted is RecordCarrier:
+            return cast("T", self._association.carrier)
+        return super().find(wanted)
+
     # -- for the association
+
+    def relabel(self) -> None:
+        """What is sent has another payload protocol identifier."""
+        association = self._association
+        self._usual = association.engine.label(self.number, ppid=association.protocol)
 
     def context_of(self, stream: int, ppid: int, unordered: bool) -> MessageContext:
         """One and the same for all parts of a Message."""

@@ -56,6 +56,7 @@ class KernelEngine(Engine):
         self._leaving = False
         self._over = False
         self._reset: bool | None = None
+        self._keys = 0
 
     # -- up
 
@@ -224,6 +225,25 @@ class KernelEngine(Engine):
     def most(self) -> int:
         """The send buffer: the kernel takes a Message whole."""
         return self._most
+
+    # -- keys
+
+    def install_key(self, key: bytes) -> bool:
+        """SCTP_AUTH_KEY; numbers count up from that of the empty key, 0."""
+        try:
+            # What is accepted does not inherit that it is supported.
+            linux.set_value(self._sock, linux.AUTH_SUPPORTED, 1)
+            linux.install_key(self._sock, self._keys + 1, key)
+        except OSError as error:
+            if error.errno == errno.EACCES:
+                return False
+            raise
+        self._keys += 1
+        return True
+
+    def use_key(self) -> None:
+        """SCTP_AUTH_ACTIVE_KEY."""
+        linux.use_key(self._sock, self._keys)
 
     # -- properties
 

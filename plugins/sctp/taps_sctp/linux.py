@@ -29,8 +29,10 @@ __all__ = [
     "PEER_SHUTDOWN",
     "WHOLE",
     "association_change",
+    "authenticate",
     "get_value",
     "heartbeats",
+    "install_key",
     "kind_of",
     "notice_of",
     "pr_item",
@@ -38,6 +40,7 @@ __all__ = [
     "send_item",
     "set_value",
     "status",
+    "use_key",
 ]
 
 IPPROTO_SCTP: Final = 132
@@ -58,6 +61,13 @@ ENABLE_STREAM_RESET: Final = 118
 RESET_STREAMS: Final = 119
 ADD_STREAMS: Final = 121
 EVENT: Final = 127
+
+AUTH_CHUNK: Final = 21
+HMAC_IDENT: Final = 22
+AUTH_KEY: Final = 23
+AUTH_ACTIVE_KEY: Final = 24
+AUTH_DELETE_KEY: Final = 25
+AUTH_SUPPORTED: Final = 129
 
 #: Notifications.
 ASSOC_CHANGE: Final = 0x8001
@@ -91,6 +101,8 @@ _PATHS: Final = {
     5: "confirmed",
     6: "potentially-failed",
 }
+#: DATA, FORWARD-TSN, I-DATA (RFC 6083, section 3.3).
+_AUTHENTICATED: Final = (0x00, 0xC0, 0x40)
 #: Of SNDINFO.
 _UNORDERED: Final = 1
 #: Policies of PR-SCTP.
@@ -164,6 +176,31 @@ def stream_list(streams: Sequence[int], *, incoming: bool) -> bytes:
     """``struct sctp_reset_streams``."""
     flags = _RESET_INCOMING if incoming else _RESET_OUTGOING
     return struct.pack(f"=iHH{len(streams)}H", 0, flags, len(streams), *streams)
+
+
+def authenticate(sock: socket.socket) -> None:
+    """Before connect and listen: let the peer authenticate what it sends (RFC 4895).
+
+    With the empty key until another one is used. A peer that cannot does not.
+
+    Raises:
+        OSError: The kernel cannot.
+    """
+    set_value(sock, AUTH_SUPPORTED, 1)
+    # SHA-256 before SHA-1, which all have to have.
+    sock.setsockopt(IPPROTO_SCTP, HMAC_IDENT, struct.pack("=IHH", 2, 3, 1))
+    for chunk in _AUTHENTICATED:
+        sock.setsockopt(IPPROTO_SCTP, AUTH_CHUNK, bytes((chunk,)))
+
+
+def install_key(sock: socket.socket, number: int, key: bytes) -> None:
+    """Add a key (``struct sctp_authkey``)."""
+    sock.setsockopt(IPPROTO_SCTP, AUTH_KEY, struct.pack("=iHH", 0, number, len(key)) + key)
+
+
+def use_key(sock: socket.socket, number: int) -> None:
+    """Authenticate by it what is sent from now on."""
+    sock.setsockopt(IPPROTO_SCTP, AUTH_ACTIVE_KEY, struct.pack("=iHxx", 0, number))
 
 
 # -- ancillary data

@@ -6,7 +6,7 @@ import asyncio
 import socket
 from typing import TYPE_CHECKING, Any, Final
 
-from taps_core.plugin import StreamListener, open_bound_socket, socket_local_endpoint
+from taps_core.plugin import SecurityMode, StreamListener, open_bound_socket, socket_local_endpoint
 from taps_sctp import linux
 from taps_sctp.association import Association
 from taps_sctp.kernel import KernelEngine
@@ -31,7 +31,8 @@ def open_listening_socket(request: ListenRequest) -> socket.socket:
 
     def prepare(sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        configure(sock, request.properties, hop_limit=request.local.hop_limit)
+        secured = request.security.mode is not SecurityMode.DISABLED
+        configure(sock, request.properties, hop_limit=request.local.hop_limit, secured=secured)
 
     sock = open_bound_socket(request.local, socket.SOCK_STREAM, linux.IPPROTO_SCTP, prepare)
     try:

@@ -76,7 +76,11 @@ def open_socket(family: int) -> socket.socket:
 
 
 def configure(
-    sock: socket.socket, properties: Mapping[str, Any], *, hop_limit: int | None = None
+    sock: socket.socket,
+    properties: Mapping[str, Any],
+    *,
+    hop_limit: int | None = None,
+    secured: bool = False,
 ) -> None:
     """Set what differs from the kernel's defaults; accepted sockets inherit most of it.
 
@@ -84,6 +88,7 @@ def configure(
         sock: Of :func:`open_socket`.
         properties: By canonical name.
         hop_limit: TTL or Hop Limit of what is sent; ``None``: the system's.
+        secured: Whether a security layer may have keys to authenticate packets by.
 
     Raises:
         OSError: The kernel refused what nothing works without.
@@ -118,6 +123,9 @@ def configure(
     ):
         with contextlib.suppress(OSError):
             linux.set_value(sock, option, value)
+    if secured:
+        with contextlib.suppress(OSError):
+            linux.authenticate(sock)
     set_capacity_profile(sock, properties.get("connCapacityProfile", CapacityProfile.DEFAULT))
     if hop_limit is not None:
         set_hop_limit(sock, hop_limit)

@@ -15,6 +15,7 @@ from taps_core.plugin import (
     Capabilities,
     EstablishmentError,
     Reason,
+    SecurityMode,
     Support,
     Transport,
     address_family,
@@ -121,7 +122,8 @@ class SCTP(Transport):
         except OSError as error:
             raise establishment_failed(error, doing) from error
         try:
-            configure(sock, request.properties, hop_limit=remote.hop_limit)
+            secured = request.security.mode is not SecurityMode.DISABLED
+            configure(sock, request.properties, hop_limit=remote.hop_limit, secured=secured)
             if local is not None:
                 bind_socket(sock, local, family)
             await _connect(loop, sock, socket_address(address, port, remote.interface))

@@ -20,6 +20,7 @@ from taps_core.plugin import (
     LayerCapabilities,
     Protection,
     Reason,
+    RecordCarrier,
     SecurityLayer,
     Support,
 )
@@ -52,7 +53,7 @@ class DTLS(SecurityLayer):
 
     name = "dtls"
     capabilities = LayerCapabilities(
-        over=frozenset({DataUnit.DATAGRAM}),
+        over=frozenset({DataUnit.DATAGRAM, DataUnit.MESSAGE}),
         changes={
             "zeroRttMsg": Support.NEVER,
             "fullChecksumSend": Support.ALWAYS,
@@ -142,6 +143,7 @@ class DTLS(SecurityLayer):
                 peer=str(request.remote),
                 name=name,
                 resumes=not request.properties.get("isolateSession", False),
+                carrier=below.find(RecordCarrier),
             )
         except BaseException:
             below.abort()
@@ -161,19 +163,22 @@ class DTLS(SecurityLayer):
         return await loop.run_in_executor(None, lambda: contexts.of(security, server=False))
 
     async def accept(self, lower: Flow, request: AcceptRequest) -> Flow:
-        """Shake hands as a server, with whom the door has let in.
+        """Shake hands as a server: with whom the door has let in, or whom a handshake below has.
 
         Raises:
-            EstablishmentError: As :meth:`connect`; nobody has asked the door.
+            EstablishmentError: As :meth:`connect`; a transport of datagrams has not asked
+                the door.
         """
         admitted = request.admitted
-        if admitted is None:
+        carrier = lower.find(RecordCarrier)
+        if admitted is None and carrier is None:
             lower.abort()
             raise EstablishmentError(
                 "DTLS: the transport has not asked the door for a cookie",
                 reason=Reason.INVALID_CONFIGURATION,
                 detail="no-cookie",
             )
+        from taps_tls.dtls_contexts import Association
         from taps_tls.dtls_flow import DTLSFlow
 
         security, remote = request.security, lower.remote_endpoint
@@ -181,6 +186,14 @@ class DTLS(SecurityLayer):
             if security.identity_challenge_callback is not None:
                 from taps_tls.challenge import identified
 
+                if admitted is None:
+                    raise EstablishmentError(
+                        "DTLS: the identity challenge callback of a Listener needs the name that "
+                        "the client calls, which is known before the handshake over datagrams "
+                        "alone: give the certificate",
+                        reason=Reason.INVALID_CONFIGURATION,
+                        detail="unsupported-parameter",
+                    )
                 challenge = Challenge(
                     role="server",
                     server_name=admitted.server_name(),
@@ -189,13 +202,16 @@ class DTLS(SecurityLayer):
                 )
                 security = await identified(security, challenge)
                 admitted.begin_anew(self._contexts.of(security, server=True))
+            settings = self._contexts.of(security, server=True)
             flow = DTLSFlow(
                 lower,
-                self._contexts.of(security, server=True),
+                settings,
                 security,
-                admitted.connection,
+                settings.server(Association()) if admitted is None else admitted.connection,
                 peer="the peer" if remote is None else str(remote),
                 admitted=admitted,
+                server=True,
+                carrier=carrier,
             )
         except BaseException:
             lower.abort()

@@ -1,5 +1,7 @@
 """One DTLS association as a Flow: each Message is a record, and each record a datagram.
 
+* Over Messages (RFC 6083: SCTP) a record is a Message: nothing is lost, so nothing is said
+  again, there are no cookies, and what OpenSSL exports authenticates the packets below.
 * OpenSSL works on memory, which forgets where datagrams end. It is given whole records
   only, and what it writes is cut at its records again.
 * It resends what was lost of a handshake when it is told that its time is over; the loop
@@ -33,6 +35,7 @@ from taps_core.plugin import (
 )
 from taps_tls.dtls_contexts import HANDSHAKE_DATAGRAM, VERSION
 from taps_tls.dtls_errors import translated
+from taps_tls.dtls_session import DTLSSession
 from taps_tls.errors import (
     connection_broken,
     handshake_failed,
@@ -66,6 +69,7 @@ if TYPE_CHECKING:
         PartTuple,
         ReceiveError,
         Receiver,
+        RecordCarrier,
         SecurityParameters,
         SendRecord,
     )
@@ -80,6 +84,14 @@ T = TypeVar("T")
 _AT_ONCE: Final = 16 * 1024
 #: What a record adds at the most: header, nonce or IV, authentication, padding.
 _OVERHEAD: Final = 128
+#: Bytes of a record of the longest Message.
+_WIDEST: Final = MOST_PLAINTEXT + 256
+#: Payload protocol identifier of DTLS (RFC 6083, section 4.1).
+_PPID: Final = 47
+_EXPORTER: Final = b"EXPORTER_DTLS_OVER_SCTP"
+_KEY_LENGTH: Final = 64
+#: OpenSSL takes a record for a repetition that has been overtaken by 63 others.
+_REPLAY_WINDOW: Final = 60
 #: Datagrams that wait for a step of the handshake; more than any flight has.
 _MOST_WAITING: Final = 256
 #: bad_certificate (RFC 8446, section 6).
@@ -99,19 +111,25 @@ class DTLSFlow(LayerFlow):
         peer: Who is at the other end, for sentences.
         name: Under which sessions are kept; ``None`` where this end is the server.
         resumes: Whether an earlier session may be resumed, and this one later.
-        admitted: What the door has let in, where this end is the server.
+        admitted: What the door has let in, where this end is the server of datagrams.
+        server: Whether this end is the server.
+        carrier: What carries records as Messages, if the flow below does.
+        session: Streams beside this one, where hands are shaken already.
     """
 
     __slots__ = (
         "_admitted",
         "_arrived",
         "_asked",
+        "_carrier",
         "_connection",
         "_deaf",
         "_ended",
         "_ending",
         "_error",
+        "_has_key",
         "_held",
+        "_is_keyed",
         "_limit",
         "_loop",
         "_name",
@@ -120,6 +138,7 @@ class DTLSFlow(LayerFlow):
         "_partial",
         "_paused",
         "_peer",
+        "_pieces",
         "_security",
         "_server",
         "_sessions",
@@ -129,7 +148,10 @@ class DTLSFlow(LayerFlow):
         "_spoke",
         "_whole",
         "_width",
+        "session",
     )
+
+    session: DTLSSession | None
 
     def __init__(
         self,
@@ -142,6 +164,9 @@ class DTLSFlow(LayerFlow):
         name: str | None = None,
         resumes: bool = False,
         admitted: Admitted | None = None,
+        server: bool = False,
+        carrier: RecordCarrier | None = None,
+        session: DTLSSession | None = None,
     ) -> None:
         super().__init__(lower)
         self._loop = asyncio.get_running_loop()
@@ -150,17 +175,23 @@ class DTLSFlow(LayerFlow):
         self._connection = connection
         self._peer = peer
         self._name = name
-        self._server = admitted is not None
+        self._server = server
         self._admitted = admitted
+        self._carrier = carrier
+        self._has_key = False  # of what the carrier was told
+        self._is_keyed = False  # and what it took
+        #: Of a Message below that comes in parts.
+        self._pieces: list[bytes] = []
+        self.session = session
         self._sessions = settings.sessions if resumes else None
-        session = None if self._sessions is None else self._sessions.take(name or "")
-        if session is not None:
-            connection.set_session(session)
+        earlier = None if self._sessions is None else self._sessions.take(name or "")
+        if earlier is not None:
+            connection.set_session(earlier)
         #: Datagrams for the next step of the handshake.
         self._arrived: list[bytes] = []
         #: What wakes the handshake; None while it does not wait.
         self._news: asyncio.Future[None] | None = None
-        self._shaken = False
+        self._shaken = session is not None
         #: How the flow below ended: once it has, a tuple of its error or None.
         self._ended: tuple[Exception | None] | None = None
         #: What came up before ``start`` or rather the turn after it; then None.
@@ -178,9 +209,13 @@ class DTLSFlow(LayerFlow):
         self._asked = False  # for a certificate
         self._whole = False  # certificates were shown: no session was resumed
         #: Bytes of a datagram of the handshake.
-        below = lower.read("singularTransmissionMsgMaxLen")
-        self._width = min(below or HANDSHAKE_DATAGRAM, HANDSHAKE_DATAGRAM)
+        self._width = _WIDEST
+        if carrier is None:
+            below = lower.read("singularTransmissionMsgMaxLen")
+            self._width = min(below or HANDSHAKE_DATAGRAM, HANDSHAKE_DATAGRAM)
         connection.set_ciphertext_mtu(self._width)
+        if session is not None:
+            self._ask_limit()
         #: What ``closed`` will say, where DTLS itself broke.
         self._error: Exception | None = None
 
@@ -193,6 +228,9 @@ class DTLSFlow(LayerFlow):
             EstablishmentError, OSError: It failed; ``detail`` says why.
         """
         try:
+            if self._carrier is not None:
+                self._carrier.identify(_PPID)
+                self._carrier.bound_disorder(_REPLAY_WINDOW)
             self.lower.start(self)
             await self._shake()
         except BaseException:
@@ -200,6 +238,8 @@ class DTLSFlow(LayerFlow):
             self.lower.abort()
             raise
         self._shaken = True
+        if self.lower.session is not None:
+            self.session = DTLSSession(self, self.lower.session)
         self._ask_limit()
         if self._sessions is not None and (session := self._connection.get_session()) is not None:
             lifetime = self._connection.get_context().get_timeout()
@@ -218,11 +258,31 @@ class DTLSFlow(LayerFlow):
                 # Before anything more leaves: the next may be this end's certificate.
                 await self._judge()
                 judged = True
+            if self._carrier is not None:
+                self._hand_over_key(self._carrier, done)
             self._say()
             if done:
                 return
             if not self._arrived:
                 await self._more()
+
+    def _hand_over_key(self, carrier: RecordCarrier, done: bool) -> None:
+        """Let the packets below be authenticated by what only the two ends know.
+
+        It is accepted as soon as it is known, and before this end's Finished leaves; it is
+        used once hands are shaken, when the peer accepts it, too (RFC 6083, section 4.8).
+        """
+        if not self._has_key:
+            try:
+                # OpenSSL exports even where there is nothing yet to derive it from.
+                self._connection.master_key()
+                key = self._connection.export_keying_material(_EXPORTER, _KEY_LENGTH)
+            except SSL.Error:
+                return  # not yet
+            self._has_key = True
+            self._is_keyed = carrier.install_key(key)
+        if done and self._is_keyed:
+            carrier.use_key()
 
     def _step(self) -> bool:
         """Go on with what has arrived, one datagram; True when the handshake is done.
@@ -272,7 +332,7 @@ class DTLSFlow(LayerFlow):
                 raise error
             raise hung_up(self._peer, error, "DTLS")
         self._news = self._loop.create_future()
-        timeout = self._connection.DTLSv1_get_timeout()
+        timeout = self._connection.DTLSv1_get_timeout() if self._carrier is None else None
         timer = None if timeout is None else self._loop.call_later(timeout, self._wake)
         try:
             await self._news
@@ -282,7 +342,7 @@ class DTLSFlow(LayerFlow):
             self._news = None
             if timer is not None:
                 timer.cancel()
-        if not self._arrived and self._ended is None:
+        if not self._arrived and self._ended is None and self._carrier is None:
             try:
                 self._connection.DTLSv1_handle_timeout()
             except SSL.Error as error:
@@ -332,11 +392,30 @@ class DTLSFlow(LayerFlow):
             shown = [] if own is None else [own, *shown]
         return tuple(each.public_bytes(Encoding.DER) for each in shown)
 
+    def beside(self, lower: Flow) -> DTLSFlow:
+        """The flow of a further stream: the same association, the same keys."""
+        return DTLSFlow(
+            lower,
+            self._settings,
+            self._security,
+            self._connection,
+            peer=self._peer,
+            name=self._name,
+            server=self._server,
+            carrier=self._carrier,
+            session=self.session,
+        )
+
     # -- down
 
     def start(self, receiver: Receiver) -> None:
         """Give ``receiver`` what was held, from the next turn on."""
         self.receiver = receiver
+        if self.session is not None and self.session.first is not self:
+            # Nobody has shaken hands here.
+            self._held = None
+            self.lower.start(self)
+            return
         self._loop.call_soon(self._release)
 
     def _release(self) -> None:
@@ -462,7 +541,8 @@ class DTLSFlow(LayerFlow):
             return
         self._ending = True
         self.finish()
-        self._say_goodbye()
+        if self.session is None or self.session.is_left_by(self):
+            self._say_goodbye()
         self.lower.close()
 
     def abort(self) -> None:
@@ -499,9 +579,11 @@ class DTLSFlow(LayerFlow):
         """What the handshake came to, or as the flow below, less what records add."""
         if property in RESULTS:
             return getattr(self._info(), RESULTS[property])
-        if property in _LENGTHS:
+        if property == "sendMsgMaxLen" or (property in _LENGTHS and self._carrier is None):
             return self._limit if self._ending else self._ask_limit()
         value = self.lower.read(property)
+        if property == "singularTransmissionMsgMaxLen" and value is not None:
+            return max(0, min(value - _OVERHEAD, self._limit))
         if property == "recvMsgMaxLen" and value is not None:
             return min(value, MOST_PLAINTEXT)
         if property == "_taps.undelivered" and value is not None and self._out:
@@ -510,12 +592,13 @@ class DTLSFlow(LayerFlow):
 
     def _ask_limit(self) -> int:
         """What a record leaves of what this path allows."""
-        below = self.lower.read("singularTransmissionMsgMaxLen")
+        name = "singularTransmissionMsgMaxLen" if self._carrier is None else "sendMsgMaxLen"
+        below = self.lower.read(name)
         if below is None:
             self._limit = MOST_PLAINTEXT
         else:
             connection = self._connection
-            connection.set_ciphertext_mtu(below)
+            connection.set_ciphertext_mtu(min(below, _WIDEST))
             self._limit = min(connection.get_cleartext_mtu(), MOST_PLAINTEXT)
             connection.set_ciphertext_mtu(self._width)
         return self._limit
@@ -550,6 +633,8 @@ class DTLSFlow(LayerFlow):
 
     def received(self, parts: Sequence[PartTuple]) -> None:
         """Take it for the handshake, or decrypt and pass up."""
+        if self._pieces or not parts[-1][2]:
+            parts = self._whole_ones(parts)
         if self._shaken:
             if len(parts) == 1 and is_lone_data(parts[0][0]) and not self._deaf:
                 self._open_one(parts[0][0])
@@ -561,6 +646,17 @@ class DTLSFlow(LayerFlow):
                 self._arrived.append(data)
         if self._arrived:
             self._wake()
+
+    def _whole_ones(self, parts: Sequence[PartTuple]) -> Sequence[PartTuple]:
+        """Messages below whose parts are all there; what is longer than a record is none."""
+        whole: list[PartTuple] = []
+        for data, _, end_of_message in parts:
+            if sum(map(len, self._pieces)) <= _WIDEST:
+                self._pieces.append(data)
+            if end_of_message:
+                whole.append((b"".join(self._pieces), None, True))
+                self._pieces.clear()
+        return whole
 
     def _is_for_us(self, datagram: bytes) -> bool:
         """Whether OpenSSL is to see it: whole records, none that begins anew."""

@@ -3,8 +3,8 @@ datagrams are what they were."""
 
 from __future__ import annotations
 
-from taps_core.plugin import LocalEndpoint
-from taps_core.testing import MemoryNetwork, MemoryStream, random_chunks
+from taps_core.plugin import LocalEndpoint, Transport
+from taps_core.testing import MemoryDatagram, MemoryNetwork, MemoryStream, random_chunks
 from taps_core.testing.conformance import (
     ByteStreamConformance,
     DatagramConformance,
@@ -25,8 +25,16 @@ class TestTLS(SecurityLayerConformance):
     layer = TLS
 
 
-class TestDTLS(SecurityLayerConformance):
+class TestDTLSOverMessages(SecurityLayerConformance):
     layer = DTLS
+
+
+class TestDTLSOverDatagrams(SecurityLayerConformance):
+    layer = DTLS
+
+    def transport(self, network: MemoryNetwork) -> Transport:
+        """That of Messages is the other class's."""
+        return MemoryDatagram(network)
 
 
 class TestTLSOverMemory(ByteStreamConformance):
