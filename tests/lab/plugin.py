@@ -138,11 +138,15 @@ class _Outside:
             *lines, _ = (self._place() / "reports").read_text().split("\n")
         except FileNotFoundError:
             return []
-        return [
-            self._config.hook.pytest_report_from_serializable(config=self._config, data=data)
-            for data in map(json.loads, lines)
-            if data["nodeid"] == nodeid
-        ]
+        return [self._restored(data) for data in map(json.loads, lines) if data["nodeid"] == nodeid]
+
+    def _restored(self, data: dict[str, Any]) -> pytest.TestReport:
+        if isinstance(data["longrepr"], list):
+            # Where and why something was skipped; JSON has no tuples.
+            data["longrepr"] = tuple(data["longrepr"])
+        restore = self._config.hook.pytest_report_from_serializable
+        report: pytest.TestReport = restore(config=self._config, data=data)
+        return report
 
     def _never_reported(self, item: pytest.Item) -> pytest.TestReport:
         status = (self._place() / "ended").read_text()

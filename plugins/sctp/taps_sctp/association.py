@@ -223,8 +223,7 @@ class Association(Session):
         """Send, or let wait for room. All streams wait in one line, as the kernel's do."""
         if not self._queue and self._may_overtake(flow):
             try:
-                if self.engine.send(data, label):
-                    self._outstanding += 1
+                if self._send_now(data, label):
                     return
             except OSError as error:
                 raise self._unsendable(error) from error
@@ -233,6 +232,15 @@ class Association(Session):
         if not self._full and self._queued > FULL:
             self._full = True
             self.loop.call_soon(self._tell_writable)
+
+    def _send_now(self, data: bytes, label: Any) -> bool:
+        if self._disordered and self._outstanding + 1 == self.most_outstanding:
+            # Everybody waits for the acknowledgement of this one.
+            label = self.engine.hurried(label)
+        if not self.engine.send(data, label):
+            return False
+        self._outstanding += 1
+        return True
 
     def _may_overtake(self, flow: SCTPFlow) -> bool:
         """Whether one more may be on its way, that others could overtake."""
@@ -266,9 +274,8 @@ class Association(Session):
             if not self._may_overtake(flow):
                 break
             try:
-                if not self.engine.send(data, label):
+                if not self._send_now(data, label):
                     break
-                self._outstanding += 1
             except OSError:
                 # It is over; reading says why.
                 break
@@ -415,8 +422,10 @@ class Association(Session):
         """What happened to Messages, streams and paths."""
         match notice:
             case Dry():
-                self._settle()
-                self._outstanding = 0
+                # It waited to be read, and more may have been sent since.
+                if self.engine.is_dry():
+                    self._settle()
+                    self._outstanding = 0
                 if self._queue:
                     self.has_room()
                 if self._to_reset:

@@ -127,6 +127,10 @@ class Engine(ABC):
             number: Comes back with :class:`Unsent`; 0: nobody asks.
         """
 
+    def hurried(self, label: Any) -> Any:
+        """The same label for a Message that the peer is to acknowledge at once."""
+        return label
+
     @abstractmethod
     def send(self, data: bytes, label: Any) -> bool:
         """Send a Message; False if there is no room: ``has_room`` follows.
@@ -183,6 +187,10 @@ class Engine(ABC):
     @abstractmethod
     def most(self) -> int:
         """Bytes of a Message at the most."""
+
+    def is_dry(self) -> bool:
+        """Whether nothing is outstanding now; :class:`Dry` tells of a moment before."""
+        return True
 
     def install_key(self, key: bytes) -> bool:
         """As ``RecordCarrier.install_key``."""

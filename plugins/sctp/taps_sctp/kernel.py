@@ -27,6 +27,10 @@ _READS: Final = 64
 #: Bytes of a read; a longer Message comes in parts.
 _READ_SIZE: Final = 64 * 1024
 _ANCILLARY: Final = 256
+#: What a socket has in memory (Linux 4.12), and of that, what was sent.
+_SO_MEMINFO: Final = 55
+_MEMINFO: Final = struct.Struct("=9I")
+_WMEM_QUEUED: Final = 5
 _LINGER_NOT: Final = struct.pack("ii", 1, 0)
 
 
@@ -154,6 +158,11 @@ class KernelEngine(Engine):
         policy = linux.pr_item(lifetime=lifetime, reliable=reliable)
         return [item] if policy is None else [item, policy]
 
+    def hurried(self, label: Any) -> Any:
+        """With the I bit."""
+        first, *others = label
+        return [linux.hurried(first), *others]
+
     def send(self, data: bytes, label: Any) -> bool:
         """One call; the kernel takes all of it or nothing."""
         try:
@@ -225,6 +234,13 @@ class KernelEngine(Engine):
     def most(self) -> int:
         """The send buffer: the kernel takes a Message whole."""
         return self._most
+
+    def is_dry(self) -> bool:
+        """Whether the kernel holds nothing that was sent: until it is acknowledged it does."""
+        if self._over:
+            return True
+        counted = self._sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size)
+        return not _MEMINFO.unpack(counted)[_WMEM_QUEUED]
 
     # -- keys
 

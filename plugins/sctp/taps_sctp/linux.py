@@ -32,6 +32,7 @@ __all__ = [
     "authenticate",
     "get_value",
     "heartbeats",
+    "hurried",
     "install_key",
     "kind_of",
     "notice_of",
@@ -210,6 +211,13 @@ def send_item(stream: int, *, unordered: bool, ppid: int, number: int) -> tuple[
     """Whereto a Message goes (SCTP_SNDINFO)."""
     flags = _UNORDERED if unordered else 0
     return (IPPROTO_SCTP, 2, _SNDINFO.pack(stream, flags, socket.htonl(ppid), number, 0))
+
+
+def hurried(item: tuple[int, int, bytes]) -> tuple[int, int, bytes]:
+    """The same SCTP_SNDINFO with SCTP_SACK_IMMEDIATELY (RFC 7053)."""
+    level, kind, data = item
+    stream, flags, ppid, number, association = _SNDINFO.unpack(data)
+    return (level, kind, _SNDINFO.pack(stream, flags | 8, ppid, number, association))
 
 
 def pr_item(*, lifetime: float | None, reliable: bool) -> tuple[int, int, bytes] | None:

@@ -8,9 +8,8 @@ from taps_sctp import taps_transports
 from taps_core.testing.conformance import MessageConformance
 
 (SCTP,) = taps_transports()
-HERE = SCTP.availability()
 
 
-@pytest.mark.skipif(not HERE.available, reason=f"{HERE.reason}: {HERE.remedy}")
+@pytest.mark.lab
 class TestSCTP(MessageConformance):
     transport = SCTP
