@@ -96,16 +96,17 @@ class Host:
     Attributes:
         name: For people.
         interfaces: Those that lead to others, each with its path.
+        descriptor: Leads to its network, as :func:`taps_core.testing.kernel_network.inside`
+            wants it.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.interfaces: dict[str, Path] = {}
-        with KernelNetwork() as self._network:
-            self._descriptor = os.open(OWN_NETWORK, os.O_RDONLY | os.O_CLOEXEC)
+        with KernelNetwork():
+            self.descriptor = os.open(OWN_NETWORK, os.O_RDONLY | os.O_CLOEXEC)
         # An interface that is down for a while loses no address.
         self.sysctl("net/ipv6/conf/all/keep_addr_on_down", 1)
-        self.sysctl("net/ipv6/conf/default/keep_addr_on_down", 1)
 
     def __repr__(self) -> str:
         return f"<Host {self.name}>"
@@ -113,7 +114,7 @@ class Host:
     @property
     def place(self) -> str:
         """A file that leads to its network, for programs such as ``ip`` and ``nsenter``."""
-        return f"/proc/{os.getpid()}/fd/{self._descriptor}"
+        return f"/proc/{os.getpid()}/fd/{self.descriptor}"
 
     @contextlib.contextmanager
     def use(self) -> Generator[Host]:
@@ -123,7 +124,7 @@ class Host:
 
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function that does not know of ``use`` while this thread is there."""
-        with _set(None), inside(self._descriptor):
+        with _set(None), inside(self.descriptor):
             return function(*args, **kwargs)
 
     def address(self, version: int = 4, path: int = 0) -> str:
@@ -164,7 +165,7 @@ class Host:
 
     def close(self) -> None:
         """It ends with its last socket."""
-        os.close(self._descriptor)
+        os.close(self.descriptor)
 
 
 class Way:
@@ -174,12 +175,13 @@ class Way:
         self._source = source
         self._interface = interface
         self._conditions: ConditionKeywords = {"latency": 0.0, "jitter": 0.0, "queue": 10_000}
-        self._tc(
+        # Not laid before somebody wants it: a program takes 50 ms to start in the lab.
+        self._first: list[str] = [
             f"qdisc add root handle 1: prio bands 2 priomap {'0 ' * 16}",
             "qdisc add parent 1:1 handle 10: netem",
             # For what a filter sends there.
             "qdisc add parent 1:2 handle 20: blackhole",
-        )
+        ]
 
     def set(self, **conditions: Unpack[ConditionKeywords]) -> Self:
         """Change conditions for packets that are sent from now on; the others stay."""
@@ -210,14 +212,16 @@ class Way:
 
     def pass_on(self) -> None:
         """Lose no more than the conditions say."""
-        self._tc("filter del parent 1:")
+        if not self._first:
+            self._tc("filter del parent 1:")
 
     def _tc(self, *commands: str) -> None:
         lines = []
-        for command in commands:
+        for command in (*self._first, *commands):
             kind, action, rest = command.split(maxsplit=2)
             lines.append(f"{kind} {action} dev {self._interface} {rest}")
         self._source.run("tc", "-batch", "-", text="\n".join(lines))
+        self._first.clear()
 
 
 class Path:

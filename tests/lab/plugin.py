@@ -167,6 +167,22 @@ class _Outside:
             self._results = pathlib.Path(tempfile.mkdtemp(prefix="taps-lab-"))
         return self._results
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
+        if not self._given:
+            # Workers that are told to stop early need not wait.
+            if self._results is not None:
+                (self._results / "over").touch()
+            return
+        # Others may be waiting for the lab that this worker booted.
+        while (
+            self._lab is not None
+            and self._lab.poll() is None
+            and exitstatus != pytest.ExitCode.INTERRUPTED
+            and not (self._place() / "over").exists()
+        ):
+            time.sleep(0.05)
+
     def pytest_unconfigure(self) -> None:
         if self._lab is not None:
             self._lab.terminate()
