@@ -228,7 +228,9 @@ class Path:
     """A cable between two hosts, with an interface at each that has its name.
 
     Each end has an address of either IP version, and knows the other's hardware address: the
-    first packet takes no longer than others. A packet on the wire is one segment.
+    first packet takes no longer than others. TCP sends one segment in a packet. Datagrams that
+    were sent as one batch (UDP_SEGMENT) are divided only behind the conditions: they are lost,
+    and late, together.
 
     Attributes:
         name: Also of the interfaces.

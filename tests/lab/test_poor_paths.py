@@ -79,8 +79,9 @@ def test_messages_over_tcp_are_whole_and_in_order_whatever_is_lost(
 
 @VERSIONS
 def test_what_udp_does_not_lose_arrives_whole(run: Run, two_hosts: Network, version: int) -> None:
-    # All of them fit into the server's buffer.
-    messages = [bytes([number]) * 100 for number in range(200)]
+    # All of them fit into the server's buffer, and each is longer than the one before: those of
+    # one length leave in one packet that is divided behind the loss.
+    messages = [bytes([number]) * (50 + number) for number in range(200)]
 
     async def main() -> None:
         async with between(two_hosts, "UDP", version) as (client, server):
