@@ -28,11 +28,19 @@ PATIENCE: Final = 60.0
 
 @contextlib.asynccontextmanager
 async def pair(
-    network: Network, timeout: float = PATIENCE
+    network: Network,
+    timeout: float = PATIENCE,
+    protocols: str | None = None,
+    profile: str = "message",
 ) -> AsyncIterator[tuple[taps.Connection[Any], taps.Connection[Any]]]:
     """Both ends of a Connection over DTLS/SCTP, the client's first; aborted at the end."""
     server, client = local_identity(network.server.address())
-    transport = taps.TransportProperties.reliable_message()
+    if protocols is not None:
+        server.set("allowedSecurityProtocols", protocols)
+        client.set("allowedSecurityProtocols", protocols)
+    transport = taps.TransportProperties()
+    if profile == "message":
+        transport = taps.TransportProperties.reliable_message()
     with network.server.use():
         listener = await taps.Preconnection(
             local=taps.LocalEndpoint(ip_address=network.server.address(), port=0, protocol="sctp"),
@@ -188,6 +196,36 @@ def test_packets_are_authenticated_by_the_handshakes_key(run: Run, two_hosts: Ne
         assert first == second
         assert len(first) == 64
     assert len(used) == len(keys)
+
+
+def test_tls_over_one_ordered_stream_is_the_alternative(run: Run, two_hosts: Network) -> None:
+    """For whoever demands TLS; it keeps no boundaries."""
+
+    async def main() -> None:
+        async with pair(two_hosts, protocols="TLSv1.3", profile="stream") as (client, server):
+            assert str(client.stack) == "TLS/SCTP"
+            for sender, receiver in ((client, server), (server, client)):
+                await sender.send(bytes(3_000_000))
+                assert (await receiver.receive_exactly(3_000_000)).data == bytes(3_000_000)
+            await client.send(b"the last")
+            closing = asyncio.ensure_future(client.close())
+            assert (await server.receive_exactly(8)).data == b"the last"
+            await server.close()
+            await closing
+
+    run(main)
+
+
+def test_selection_says_which_security_keeps_boundaries() -> None:
+    security, _ = local_identity()
+    messages = taps.Preconnection(
+        local=taps.LocalEndpoint(port=0, protocol="sctp"),
+        security=security,
+        transport=taps.TransportProperties.reliable_message(),
+    ).select()
+    assert [str(each.stack) for each in messages] == ["DTLS/SCTP"]
+    why = " ".join(str(messages).split())
+    assert "TLS/SCTP: preserveMsgBoundaries is required by the application, and TLS lacks it" in why
 
 
 def test_another_key_fails_cleanly(run: Run, two_hosts: Network) -> None:

@@ -19,6 +19,7 @@ from taps_core.plugin import (
     LayerCapabilities,
     Protection,
     Reason,
+    RecordCarrier,
     SecurityLayer,
     Support,
 )
@@ -41,6 +42,15 @@ if TYPE_CHECKING:
 __all__ = ["TLS", "name_to_verify"]
 
 _NO_EARLY_DATA: Final = "TLS 1.3 could, but Python's ssl offers no early data"
+
+
+def as_stream(flow: Flow) -> Flow:
+    """The flow itself, or what makes a byte stream of its Messages."""
+    if flow.find(RecordCarrier) is None:
+        return flow
+    from taps_tls.message_stream import MessageStream
+
+    return MessageStream(flow)
 
 
 def name_to_verify(request: ConnectRequest, protocol: str) -> str | None:
@@ -73,14 +83,31 @@ def name_to_verify(request: ConnectRequest, protocol: str) -> str | None:
     return None
 
 
+#: What a byte stream has not, also where Messages carry it, and why.
+_OF_MESSAGES: Final = {
+    "preserveMsgBoundaries": "the peer sees bytes; a framer can find the boundaries",
+    "perMsgReliability": "nothing behind a record that is lost could be decrypted",
+    "multistreaming": "each Connection of a group is a transport connection of its own",
+}
+_OF_EACH_MESSAGE: Final = (
+    *("msgOrdered", "msgReliable", "groupConnLimit"),
+    *("_taps.streamIdentifier", "_taps.ppid"),
+)
+
+
 class TLS(SecurityLayer):
     """Security layer ``tls``."""
 
     name = "tls"
     capabilities = LayerCapabilities(
-        over=frozenset({DataUnit.BYTE_STREAM}),
+        over=frozenset({DataUnit.BYTE_STREAM, DataUnit.MESSAGE}),
         needs=frozenset({"reliability", "preserveOrder"}),
-        changes={"zeroRttMsg": Support.NEVER},
+        data_unit=DataUnit.BYTE_STREAM,
+        changes={
+            "zeroRttMsg": Support.NEVER,
+            "preserveOrder": Support.ALWAYS,
+            **dict.fromkeys(_OF_MESSAGES, Support.NEVER),
+        },
         effects={
             **dict.fromkeys(RESULTS, Support.ALWAYS),
             **dict.fromkeys(
@@ -88,8 +115,12 @@ class TLS(SecurityLayer):
                 Support.OPTIONAL,
             ),
             "earlyData": Support.NEVER,
+            **dict.fromkeys(_OF_EACH_MESSAGE, Support.NEVER),
         },
         notes={
+            **_OF_MESSAGES,
+            **dict.fromkeys(_OF_EACH_MESSAGE, "all that is encrypted is one ordered stream"),
+            "preserveOrder": "bytes arrive in their order",
             "_taps.securityProtocol": "TLSv1.3 or TLSv1.2",
             "_taps.ciphersuite": "by OpenSSL's name",
             "_taps.keyExchangeGroup": "from Python 3.15 on; before, where TLS 1.3 was allowed "
@@ -139,6 +170,7 @@ class TLS(SecurityLayer):
         # Early data would leave as plaintext below.
         plain = request if request.early is None else dataclasses.replace(request, early=None)
         below = await lower.connect(plain)
+        below = as_stream(below)
         try:
             if security.identity_challenge_callback is not None:
                 from taps_tls.challenge import identified
@@ -192,6 +224,7 @@ class TLS(SecurityLayer):
         security = request.security
         remote = lower.remote_endpoint
         peer = "the peer" if remote is None else str(remote)
+        lower = as_stream(lower)
         try:
             if security.identity_challenge_callback is not None:
                 from taps_tls.challenge import Overheard, identified

@@ -4,7 +4,13 @@ datagrams are what they were."""
 from __future__ import annotations
 
 from taps_core.plugin import LocalEndpoint, Transport
-from taps_core.testing import MemoryDatagram, MemoryNetwork, MemoryStream, random_chunks
+from taps_core.testing import (
+    MemoryDatagram,
+    MemoryMessages,
+    MemoryNetwork,
+    MemoryStream,
+    random_chunks,
+)
 from taps_core.testing.conformance import (
     ByteStreamConformance,
     DatagramConformance,
@@ -23,6 +29,14 @@ UDP = next(each for each in taps_udp_transports() if each.name == "udp")
 
 class TestTLS(SecurityLayerConformance):
     layer = TLS
+
+
+class TestTLSOverMessages(SecurityLayerConformance):
+    layer = TLS
+
+    def transport(self, network: MemoryNetwork) -> Transport:
+        """That of streams is the other class's."""
+        return MemoryMessages(network)
 
 
 class TestDTLSOverMessages(SecurityLayerConformance):
