@@ -114,6 +114,11 @@ class ConnectRequest:
     """Resolved: ``ip_address`` and ``port``, or a plugin's own ``identifiers``."""
     local: LocalEndpoint | None = None
     """Address, port or interface to use; ``None``: the system chooses."""
+    other_remotes: Sequence[RemoteEndpoint] = ()
+    """Further addresses of the same host as far as anybody knows, best first: for a
+    transport that can use several. Each is also tried by itself, as ``remote``."""
+    other_locals: Sequence[LocalEndpoint] = ()
+    """Further local ones that may be used beside ``local``, likewise."""
     properties: Mapping[str, Any]
     """Every property (selection, connection, message default, ``tcp.…``) by
     canonical name, defaults that depend on the role already resolved."""
@@ -160,6 +165,10 @@ class ListenRequest:
 
     local: LocalEndpoint
     """Resolved. Port ``None`` or 0: the system chooses."""
+    other_locals: Sequence[LocalEndpoint] = ()
+    """What else is to be listened at: for a transport whose door can have several
+    addresses, which says which ones it took (``ListeningFlow.also``). The others get
+    doors of their own."""
     properties: Mapping[str, Any]
     security: SecurityParameters
     incoming: Callable[[Flow, Any], None]
@@ -176,6 +185,11 @@ class ListeningFlow(ABC):
     @abstractmethod
     def local_endpoint(self) -> LocalEndpoint:
         """With the address and port really bound."""
+
+    @property
+    def also(self) -> Sequence[LocalEndpoint]:
+        """Those of ``ListenRequest.other_locals`` that this door has, too, as they were given."""
+        return ()
 
     @property
     def dropped(self) -> Mapping[str, int]:

@@ -20,7 +20,15 @@ if TYPE_CHECKING:
     from taps_core.model.endpoints import Endpoint, LocalEndpoint, RemoteEndpoint
     from taps_core.planning.stacks import Stack
 
-__all__ = ["DEFAULT_PATH", "MAX_LEAVES", "Leaf", "RankedStack", "build_leaves", "interleave"]
+__all__ = [
+    "DEFAULT_PATH",
+    "MAX_LEAVES",
+    "Leaf",
+    "RankedStack",
+    "build_leaves",
+    "companions",
+    "interleave",
+]
 
 DEFAULT_PATH: Final = "default"
 
@@ -165,6 +173,24 @@ def interleave(leaves: Sequence[Leaf], *, first: int = 6) -> list[Leaf]:
     ones = [leaf for leaf in leaves if leaf.family == first]
     others = [leaf for leaf in leaves if leaf.family != first]
     return [leaf for pair in zip_longest(ones, others) for leaf in pair if leaf is not None]
+
+
+def companions(
+    leaf: Leaf, leaves: Sequence[Leaf]
+) -> tuple[Sequence[RemoteEndpoint], Sequence[LocalEndpoint]]:
+    """What an attempt at ``leaf`` may use beside its own remote and local endpoint.
+
+    Returns:
+        Remote and local endpoints of the other leaves of its stack and host, in their order.
+    """
+    if len(leaves) == 1:
+        return (), ()
+    same = [other for other in leaves if other.stack is leaf.stack and other.host == leaf.host]
+    remotes = dict.fromkeys(other.remote for other in same if other.remote != leaf.remote)
+    locals_ = dict.fromkeys(
+        other.local for other in same if other.local is not None and other.local != leaf.local
+    )
+    return tuple(remotes), tuple(locals_)
 
 
 def _family(endpoint: Endpoint) -> int | None:

@@ -14,7 +14,7 @@ from taps_core.model.layers import ListenRequest
 from taps_core.runtime.establishment import plugin_failed, ranking
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from taps_core.model.endpoints import LocalEndpoint
     from taps_core.model.flow import Flow
@@ -135,15 +135,22 @@ class Doors:
     ) -> list[tuple[ListeningFlow, LocalEndpoint]]:
         doors: list[tuple[ListeningFlow, LocalEndpoint]] = []
         open_for: set[int] = set()
+        #: Positions of those that a door before has, too.
+        covered: set[int] = set()
         errors: dict[int, OSError] = {}
         number = self._number
         try:
-            for endpoint, index in wanted:
-                chooses = _chooses(endpoint)
+            for position, (endpoint, index) in enumerate(wanted):
+                if position in covered:
+                    open_for.add(index)
+                    continue
+                others = {
+                    _numbered(wanted[other][0], number): other
+                    for other in range(position + 1, len(wanted))
+                    if other not in covered
+                }
                 try:
-                    door = await self._open_one(
-                        stack, endpoint.with_port(number) if chooses and number else endpoint
-                    )
+                    door = await self._open_one(stack, _numbered(endpoint, number), tuple(others))
                 except OSError as error:
                     if _errno(error) == errno.EADDRINUSE:
                         # Somebody else answers there: clients would reach them.
@@ -152,7 +159,8 @@ class Doors:
                     continue
                 doors.append((door, self._blueprint.local[index]))
                 open_for.add(index)
-                if chooses:
+                covered.update(at for other, at in others.items() if other in door.also)
+                if _chooses(endpoint):
                     number = number or door.local_endpoint.port
             for index, failure in errors.items():
                 if index not in open_for:
@@ -163,7 +171,9 @@ class Doors:
         self._number = number
         return doors
 
-    async def _open_one(self, stack: Stack, endpoint: LocalEndpoint) -> ListeningFlow:
+    async def _open_one(
+        self, stack: Stack, endpoint: LocalEndpoint, others: Sequence[LocalEndpoint]
+    ) -> ListeningFlow:
         blueprint = self._blueprint
         properties = blueprint.effective
         security = blueprint.offered_security
@@ -178,6 +188,7 @@ class Doors:
             door = await stack.transport.listen(
                 ListenRequest(
                     local=endpoint,
+                    other_locals=others,
                     properties=properties,
                     security=security,
                     incoming=incoming,
@@ -224,7 +235,7 @@ class Doors:
     @property
     def local_endpoints(self) -> tuple[LocalEndpoint, ...]:
         """With the ports really bound."""
-        return tuple(door.local_endpoint for door, _ in self._open)
+        return tuple(endpoint for door, _ in self._open for endpoint in _endpoints(door))
 
     @property
     def dropped(self) -> Counter[str]:
@@ -259,6 +270,17 @@ class Doors:
 def _chooses(endpoint: LocalEndpoint) -> bool:
     """Whether the system chooses the port."""
     return not endpoint.port and not endpoint.identifiers
+
+
+def _endpoints(door: ListeningFlow) -> Iterator[LocalEndpoint]:
+    yield door.local_endpoint
+    for other in door.also:
+        yield other.with_hostname(None).with_service(None).with_port(door.local_endpoint.port)
+
+
+def _numbered(endpoint: LocalEndpoint, number: int | None) -> LocalEndpoint:
+    """With the number that all those have whose port the system chooses, if it is known."""
+    return endpoint.with_port(number) if number and _chooses(endpoint) else endpoint
 
 
 async def _close(doors: Iterable[ListeningFlow]) -> None:

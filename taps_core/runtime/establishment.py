@@ -9,13 +9,14 @@ from taps_core.model.capabilities import DataUnit
 from taps_core.model.endpoints import Endpoint
 from taps_core.model.errors import EstablishmentError, EstablishmentTimeout, Reason, TapsError
 from taps_core.model.layers import AcceptRequest, ConnectRequest, EarlyData, SecurityLayer
-from taps_core.planning.candidates import Leaf, build_leaves
+from taps_core.planning.candidates import Leaf, build_leaves, companions
 from taps_core.runtime.framing import FramerConnector, accept_framed, wrap
 from taps_core.runtime.race import common, only, race, unfinished
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from taps_core.model.endpoints import LocalEndpoint, RemoteEndpoint
     from taps_core.model.errors import Attempt
     from taps_core.model.flow import Flow, Session
     from taps_core.model.layers import Connector
@@ -163,7 +164,8 @@ async def _race(
         early = _early_data(connection, leaf.stack)
         if early is not None:
             offered[leaf] = early
-        request = _request(connection._blueprint, leaf, asked[leaf], deadline, early)
+        others = companions(leaf, leaves)
+        request = _request(connection._blueprint, leaf, others, asked[leaf], deadline, early)
         return await connector(leaf.stack).connect(request)
 
     if len(leaves) == 1:
@@ -193,6 +195,7 @@ def _early_data(connection: Connection[Any], stack: Stack) -> EarlyData | None:
 def _request(
     blueprint: Blueprint,
     leaf: Leaf,
+    others: tuple[Sequence[RemoteEndpoint], Sequence[LocalEndpoint]],
     properties: Mapping[str, Any],
     deadline: float | None,
     early: EarlyData | None,
@@ -200,6 +203,8 @@ def _request(
     return ConnectRequest(
         remote=leaf.remote,
         local=leaf.local,
+        other_remotes=others[0],
+        other_locals=others[1],
         properties=properties,
         security=blueprint.offered_security,
         server_name=leaf.remote.hostname,

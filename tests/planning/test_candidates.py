@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 
 from taps_core.model.endpoints import LocalEndpoint, RemoteEndpoint
 from taps_core.model.properties import Preference
-from taps_core.planning.candidates import MAX_LEAVES, Leaf, build_leaves, interleave
+from taps_core.planning.candidates import (
+    MAX_LEAVES,
+    Leaf,
+    build_leaves,
+    companions,
+    interleave,
+)
 from taps_core.planning.race import RacePlanner
 from taps_core.planning.selection import Selector
 from taps_core.planning.stacks import Installed
@@ -289,6 +295,46 @@ def test_the_bound_holds_and_the_best_leaf_stays(
     assert 1 <= len(leaves) <= bound
     assert leaves[0].what == "P0 to 10.0.0.0:7"
     assert [leaf.group for leaf in leaves] == sorted(leaf.group for leaf in leaves)
+
+
+# -- what one attempt may use together
+
+
+def test_an_attempt_is_told_of_the_other_addresses_of_its_host() -> None:
+    host = remotes("192.0.2.1", "2001:db8::1", "192.0.2.2", hostname="a.example")
+    other = remotes("192.0.2.9", hostname="b.example")
+    leaves = build([TCP, ranked("sctp")], [*host, *other])
+    for leaf in leaves:
+        same = [each for each in host if each != leaf.remote and leaf.remote in host]
+        told, locals_ = companions(leaf, leaves)
+        # In the order in which they would be tried.
+        assert sorted(map(str, told)) == sorted(map(str, same))
+        assert locals_ == ()
+    assert [str(each.ip_address) for each in companions(leaves[1], leaves)[0]] == [
+        "2001:db8::1",
+        "192.0.2.2",
+    ]
+
+
+def test_addresses_without_a_name_are_of_one_host_if_they_have_one_port() -> None:
+    one, two = remotes("192.0.2.1", "192.0.2.2")
+    elsewhere = two.with_port(8)
+    leaves = build([TCP], [one, two, elsewhere])
+    assert [companions(leaf, leaves)[0] for leaf in leaves] == [(two,), (one,), ()]
+    assert companions(leaves[0], leaves[:1]) == ((), ())
+
+
+def test_an_attempt_is_told_of_the_other_local_endpoints_that_fit_its_host() -> None:
+    here = [LocalEndpoint(ip_address=each) for each in ("10.0.0.1", "10.0.0.2", "fd00::1")]
+    leaves = build([TCP], remotes("192.0.2.1", "192.0.2.2"), here)
+    assert len(leaves) == 4
+    for leaf in leaves:
+        told = companions(leaf, leaves)
+        assert {leaf.remote.ip_address, *(each.ip_address for each in told[0])} == {
+            "192.0.2.1",
+            "192.0.2.2",
+        }
+        assert [leaf.local, *told[1]] in (here[:2], here[1::-1])
 
 
 # -- with the others

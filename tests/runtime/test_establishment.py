@@ -233,6 +233,47 @@ def test_a_black_hole_costs_one_delay(run: Run, world: Any, memory_network: Memo
 
 
 @pytest.mark.requirement("R-9621-3.3-01", "R-9623-4.1.1.3-01")
+def test_each_attempt_is_told_of_the_others_of_its_host_and_the_race_stays_as_it_is(
+    run: Run, world: Any, memory_network: MemoryNetwork
+) -> None:
+    """For a transport that can use several addresses (RFC 9622, section 6.1)."""
+    memory_network.blackhole("10.0.0.1")
+    requests: list[Any] = []
+
+    class Told(MemoryStream):
+        async def connect(self, request: Any) -> Any:
+            requests.append(request)
+            return await super().connect(request)
+
+    async def main() -> None:
+        here = world(Told(memory_network))
+        async with here.listen() as listener:
+            there = listener.remote_endpoint
+            dead = taps.RemoteEndpoint(ip_address="10.0.0.1", port=there.port)
+            locals_ = [taps.LocalEndpoint(ip_address="127.0.0.1", port=each) for each in (0, 7)]
+            client = await here.to([dead, there], local=locals_[:1]).initiate()
+            assert [(each.remote, *each.other_remotes) for each in requests] == [
+                (dead, there),
+                (there, dead),
+            ]
+            assert [each.other_locals for each in requests] == [(), ()]
+            client.abort()
+            requests.clear()
+            client = await here.to(there, local=locals_).initiate()
+            (request,) = requests
+            assert request.other_remotes == ()
+            assert [request.local, *request.other_locals] == locals_
+            client.abort()
+            requests.clear()
+            # Whoever has one address hears of no others.
+            client = await here.to(there).initiate()
+            (request,) = requests
+            assert (request.other_remotes, request.other_locals) == ((), ())
+            client.abort()
+
+    run(main, memory_network)
+
+
 def test_several_stacks_race_and_the_best_wins(
     run: Run, world: Any, memory_network: MemoryNetwork
 ) -> None:

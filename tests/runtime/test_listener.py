@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import taps_core as taps
-from taps_core.plugin import Framer, LayerFlow
+from taps_core.plugin import Framer, LayerFlow, ListeningFlow
 from taps_core.testing import MemoryDatagram, MemoryMessages, MemoryNetwork, MemoryStream, MemoryTLS
 from taps_framers import LengthPrefix, Line
 
 if TYPE_CHECKING:
-    from taps_core.plugin import ListeningFlow, ListenRequest, Transport
+    from taps_core.plugin import ListenRequest, Transport
     from taps_core.testing.fixtures import Run
 
 
@@ -822,6 +822,48 @@ def test_one_port_for_several_addresses_is_tried_anew_when_it_is_taken_somewhere
         for each in (first, *taken):
             each.stop()
             await each.stopped()
+
+    run(main, memory_network)
+
+
+def test_a_door_may_have_several_addresses_and_the_others_get_doors_of_their_own(
+    run: Run, world: Any, memory_network: MemoryNetwork
+) -> None:
+    offered: list[list[str | None]] = []
+
+    class WideDoor(ListeningFlow):
+        def __init__(self, door: Any, also: tuple[Any, ...]) -> None:
+            self.door, self._also = door, also
+
+        @property
+        def local_endpoint(self) -> Any:
+            return self.door.local_endpoint
+
+        @property
+        def also(self) -> Any:
+            return self._also
+
+        async def close(self) -> None:
+            await self.door.close()
+
+    class Wide(MemoryStream):
+        """A door at 127.0.0.1 is for all of 127.0.0.0/8 that it is told of."""
+
+        async def listen(self, request: Any) -> Any:
+            offered.append([each.ip_address for each in request.other_locals])
+            near = request.local.ip_address == "127.0.0.1"
+            also = [e for e in request.other_locals if near and e.ip_address.startswith("127.")]
+            return WideDoor(await super().listen(request), tuple(also))
+
+    async def main() -> None:
+        here = world(Wide(memory_network))
+        addresses = ["127.0.0.1", "[::1]", "127.0.0.2", "10.0.0.1", "127.0.0.3"]
+        async with here.listen(at=[f"{each}:0" for each in addresses]) as listener:
+            assert len(listener.report) == 3
+            found = [each.ip_address for each in listener.local_endpoints]
+            assert found == ["127.0.0.1", "127.0.0.2", "127.0.0.3", "::1", "10.0.0.1"]
+            assert len({each.port for each in listener.local_endpoints}) == 1
+            assert offered == [["::1", "127.0.0.2", "10.0.0.1", "127.0.0.3"], ["10.0.0.1"], []]
 
     run(main, memory_network)
 
