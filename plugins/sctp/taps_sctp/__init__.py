@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from taps_core.plugin import hookimpl
+from taps_sctp.addresses import PathInfo, Paths
 from taps_sctp.transport import SCTP
 
 if TYPE_CHECKING:
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
     from taps_core.plugin import Transport
 
-__all__ = ["SCTP"]
+__all__ = ["SCTP", "PathInfo", "Paths"]
 
 
 @hookimpl

@@ -33,9 +33,9 @@ from taps_sctp.flow import SCTPFlow
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
-    from taps_core.plugin import Flow, SendRecord
+    from taps_core.plugin import Flow, LocalEndpoint, SendRecord
     from taps_sctp.engine import Engine, Notice
 
 __all__ = ["Association"]
@@ -449,12 +449,28 @@ class Association(Session):
             case StreamsAdded():
                 self._tell_wanting(None)
             case PathNews(address, state):
-                event = PathChange(
-                    f"{address} is {state}",
-                    remote=(RemoteEndpoint(ip_address=address),),
+                self._tell_of_path(
+                    PathChange(
+                        f"{address} is {state}", remote=(RemoteEndpoint(ip_address=address),)
+                    )
                 )
-                for flow in tuple(self.flows.values()):
-                    flow.notified(event)
+
+    def change_endpoints(
+        self, verb: str, local: Sequence[LocalEndpoint], remote: Sequence[RemoteEndpoint]
+    ) -> bool:
+        """As ``Flow.change_endpoints``."""
+        if not self.engine.change_endpoints(verb, local, remote):
+            return False
+        if local:
+            shown = ", ".join(str(each.ip_address) for each in local)
+            done = "added" if verb == "add" else "removed"
+            event = PathChange(f"{shown} of this end: {done}", local=tuple(local))
+            self.loop.call_soon(self._tell_of_path, event)
+        return True
+
+    def _tell_of_path(self, event: PathChange) -> None:
+        for flow in tuple(self.flows.values()):
+            flow.notified(event)
 
     def _settle(self) -> None:
         """All that was sent has arrived, or was given up on the way."""

@@ -7,7 +7,7 @@ outcomes, is there once.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +25,8 @@ __all__ = [
     "Unsent",
     "User",
 ]
+
+T = TypeVar("T")
 
 
 class Dry(NamedTuple):
@@ -198,6 +200,16 @@ class Engine(ABC):
 
     def use_key(self) -> None:  # noqa: B027  # without keys there is nothing to use
         """As ``RecordCarrier.use_key``."""
+
+    def change_endpoints(
+        self, verb: str, local: Sequence[LocalEndpoint], remote: Sequence[RemoteEndpoint]
+    ) -> bool:
+        """As ``Flow.change_endpoints``."""
+        return False
+
+    def find(self, wanted: type[T]) -> T | None:
+        """As ``Flow.find``."""
+        return None
 
     def read(self, property: str) -> Any:  # noqa: A002  # RFC 9622's word
         """As ``Flow.read``."""

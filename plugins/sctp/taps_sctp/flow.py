@@ -17,7 +17,7 @@ from taps_core.plugin import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from taps_core.plugin import (
         Data,
@@ -225,6 +225,14 @@ class SCTPFlow(Flow):
             association.leave(self, at_once=True)
         self.end(self._error)
 
+    # -- down: endpoints
+
+    def change_endpoints(
+        self, verb: str, local: Sequence[LocalEndpoint], remote: Sequence[RemoteEndpoint], /
+    ) -> bool:
+        """Let the association do it, for all its streams."""
+        return self._association.change_endpoints(verb, local, remote)
+
     # -- down: properties
 
     def apply(self, property: str, value: Any, /) -> bool:  # noqa: A002  # RFC 9622's word
@@ -241,10 +249,10 @@ class SCTPFlow(Flow):
         return value
 
     def find(self, wanted: type[T], /) -> T | None:
-        """The flow itself, or what a security layer asks for."""
+        """The flow itself, what a security layer asks for, or what the engine has."""
         if wanted is RecordCarrier:
             return cast("T", self._association.carrier)
-        return super().find(wanted)
+        return super().find(wanted) or self._association.engine.find(wanted)
 
     # -- for the association
 

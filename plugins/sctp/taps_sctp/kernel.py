@@ -7,20 +7,34 @@ import errno
 import os
 import socket
 import struct
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
-from taps_core.plugin import socket_local_endpoint, socket_remote_endpoint
-from taps_sctp import linux
-from taps_sctp.engine import Engine
-from taps_sctp.options import PATH_RETRANSMISSIONS, heartbeat_of, set_capacity_profile
+from taps_core.plugin import (
+    MultipathPolicy,
+    PropertyError,
+    socket_local_endpoint,
+    socket_remote_endpoint,
+)
+from taps_sctp import addresses, linux
+from taps_sctp.addresses import Paths, names_many, uses_many
+from taps_sctp.engine import Engine, PathNews
+from taps_sctp.options import (
+    PATH_RETRANSMISSIONS,
+    PRIMARY_PATH,
+    allow_changes,
+    heartbeat_of,
+    set_capacity_profile,
+)
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from taps_core.plugin import RemoteEndpoint
+    from taps_core.plugin import LocalEndpoint, RemoteEndpoint
 
 __all__ = ["KernelEngine"]
+
+T = TypeVar("T")
 
 #: Reads in one turn of the loop.
 _READS: Final = 64
@@ -40,20 +54,42 @@ class KernelEngine(Engine):
     Args:
         loop: Where it runs.
         sock: Connected, non-blocking, configured (:mod:`taps_sctp.options`).
-        remote: The other end, under the name that it was asked for by.
+        properties: As it was configured with.
+        remotes: The other end, under the names that it was asked for by; empty: it asked.
+
+    Raises:
+        OSError: The association is gone again.
     """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         sock: socket.socket,
-        remote: RemoteEndpoint | None = None,
+        properties: Mapping[str, Any],
+        remotes: Sequence[RemoteEndpoint] = (),
     ) -> None:
         self._loop = loop
         self._sock = sock
         self._fd = sock.fileno()
         self.local_endpoint = socket_local_endpoint(sock.getsockname())
-        self.remote_endpoint = remote or socket_remote_endpoint(sock.getpeername())
+        self._uses_many = uses_many(properties)
+        self._names_many = names_many(properties)
+        if self._uses_many:
+            self.remote_endpoint = self._whom_it_reached(remotes)
+            if not remotes:
+                # Accepted: of these it inherits nothing.
+                allow_changes(sock)
+                if self._names_many:
+                    addresses.follow_system(sock)
+            if properties.get(PRIMARY_PATH):
+                # It may not be one of the peer's: reading tells.
+                with contextlib.suppress(OSError):
+                    linux.set_primary_address(sock, properties[PRIMARY_PATH])
+        else:
+            self.remote_endpoint = (
+                remotes[0] if remotes else socket_remote_endpoint(sock.getpeername())
+            )
+            self._set_heartbeats(heartbeat_of(properties))
         self._most = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
         self._reads = False
         self._wants_room = False
@@ -61,6 +97,24 @@ class KernelEngine(Engine):
         self._over = False
         self._reset: bool | None = None
         self._keys = 0
+
+    def _whom_it_reached(self, remotes: Sequence[RemoteEndpoint]) -> RemoteEndpoint:
+        # With several the kernel names the last one as the peer.
+        peer = None if remotes else socket_remote_endpoint(self._sock.getpeername())
+        try:
+            reached = linux.primary_address(self._sock)
+        except OSError:  # over already
+            return peer or remotes[0]
+        for remote in remotes:
+            if remote.ip_address == reached:
+                return remote
+        return (peer or remotes[0]).with_ip_address(reached)
+
+    def _set_heartbeats(self, milliseconds: int) -> None:
+        # An association may be over, even when it is accepted; what it brought can be read.
+        with contextlib.suppress(OSError):
+            only = None if self._uses_many else linux.primary_address(self._sock)
+            linux.set_heartbeats(self._sock, milliseconds, PATH_RETRANSMISSIONS, only)
 
     # -- up
 
@@ -125,8 +179,18 @@ class KernelEngine(Engine):
             self.user.said_goodbye()
         else:
             notice = linux.notice_of(data)
+            if isinstance(notice, PathNews) and notice.state == "removed":
+                self._forget(notice.address)
             if notice is not None:
                 self.user.noticed(notice)
+
+    def _forget(self, address: str) -> None:
+        """The peer has this address no more; it may be the one that it is known by."""
+        if self.remote_endpoint.ip_address == address:
+            # Gone already: reading says so.
+            with contextlib.suppress(OSError):
+                left = linux.primary_address(self._sock)
+                self.remote_endpoint = self.remote_endpoint.with_ip_address(left)
 
     def _end(self, error: OSError | None) -> None:
         if not self._over:
@@ -261,6 +325,59 @@ class KernelEngine(Engine):
         """SCTP_AUTH_ACTIVE_KEY."""
         linux.use_key(self._sock, self._keys)
 
+    # -- addresses
+
+    def change_endpoints(
+        self, verb: str, local: Sequence[LocalEndpoint], remote: Sequence[RemoteEndpoint]
+    ) -> bool:
+        """ASCONF for this end's addresses; the peer's are for the peer to say."""
+        if self._over or not self._uses_many:
+            return False
+        if remote:
+            known = addresses.peer_addresses(self._sock)
+            for each in remote:
+                if (each.ip_address in known) is not (verb == "add"):
+                    raise PropertyError(
+                        f"cannot {verb} {each}: which addresses an SCTP peer has is for it to say"
+                    )
+        if local:
+            self._change_local(verb, local)
+        return True
+
+    def _change_local(self, verb: str, local: Sequence[LocalEndpoint]) -> None:
+        here = self.local_endpoint
+        for each in local:
+            if each.ip_address is None or each.port not in (None, 0, here.port):
+                raise PropertyError(
+                    f"{each}: an association takes IP addresses, and has one port, {here.port}"
+                )
+        known = addresses.local_addresses(self._sock)
+        changing = [
+            each.ip_address
+            for each in local
+            if each.ip_address is not None and (each.ip_address in known) is (verb == "remove")
+        ]
+        if not changing:
+            return
+        if not self._names_many:
+            raise PropertyError("advertisesAltaddr is False: the peer is told of no addresses")
+        if not linux.get_value(self._sock, linux.ASCONF_SUPPORTED):
+            raise PropertyError("the peer lets no addresses be added or removed (RFC 5061)")
+        if verb == "add":
+            addresses.add_addresses(self._sock, changing)
+            return
+        addresses.remove_addresses(self._sock, changing)
+        if here.ip_address in changing:
+            left = next(each for each in known if each not in changing)
+            self.local_endpoint = here.with_ip_address(left)
+
+    def find(self, wanted: type[T]) -> T | None:
+        """A fresh :class:`Paths`."""
+        if wanted is Paths and not self._over:
+            with contextlib.suppress(OSError):
+                return cast("T", addresses.paths(self._sock))
+        return None
+
     # -- properties
 
     def read(self, property: str) -> Any:  # noqa: A002  # RFC 9622's word
@@ -271,6 +388,11 @@ class KernelEngine(Engine):
             return self._most
         if property == "singularTransmissionMsgMaxLen":
             return linux.status(self._sock)[4]
+        if property == "multipathPolicy" and self._uses_many:
+            return MultipathPolicy.HANDOVER
+        if property == PRIMARY_PATH:
+            with contextlib.suppress(OSError):  # over, and nobody has read so yet
+                return linux.primary_address(self._sock)
         if property == "_taps.undelivered":
             # Chunks, of which nobody knows the bytes: one that is not delivered is enough.
             unacked, pending, *_ = linux.status(self._sock)
@@ -285,7 +407,19 @@ class KernelEngine(Engine):
             set_capacity_profile(self._sock, value)
             return True
         if property == "keepAliveTimeout":
-            beats = linux.heartbeats(heartbeat_of({property: value}), PATH_RETRANSMISSIONS)
-            self._sock.setsockopt(linux.IPPROTO_SCTP, linux.PEER_ADDR_PARAMS, beats)
+            self._set_heartbeats(heartbeat_of({property: value}))
+            return True
+        if property == "multipathPolicy" and self._uses_many:
+            if value is not MultipathPolicy.HANDOVER:
+                raise PropertyError(
+                    f"multipathPolicy {value}: SCTP uses one path at a time, which is Handover"
+                )
+            return True
+        if property == PRIMARY_PATH and self._uses_many:
+            try:
+                linux.set_primary_address(self._sock, value)
+            except OSError as error:
+                known = ", ".join(addresses.peer_addresses(self._sock))
+                raise PropertyError(f"{property}: {value!r} is none of {known}") from error
             return True
         return False

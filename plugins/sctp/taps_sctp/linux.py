@@ -31,14 +31,17 @@ __all__ = [
     "association_change",
     "authenticate",
     "get_value",
-    "heartbeats",
     "hurried",
     "install_key",
     "kind_of",
     "notice_of",
+    "path",
     "pr_item",
+    "primary_address",
     "received_info",
     "send_item",
+    "set_heartbeats",
+    "set_primary_address",
     "set_value",
     "status",
     "use_key",
@@ -53,8 +56,11 @@ NOTIFICATION: Final = 0x8000
 RTOINFO: Final = 0
 INITMSG: Final = 2
 NODELAY: Final = 3
+_PRIMARY_ADDR: Final = 6
 PEER_ADDR_PARAMS: Final = 9
 STATUS: Final = 14
+_PEER_ADDR_INFO: Final = 15
+AUTO_ASCONF: Final = 30
 RECVRCVINFO: Final = 32
 PR_SUPPORTED: Final = 113
 RECONFIG_SUPPORTED: Final = 117
@@ -62,6 +68,7 @@ ENABLE_STREAM_RESET: Final = 118
 RESET_STREAMS: Final = 119
 ADD_STREAMS: Final = 121
 EVENT: Final = 127
+ASCONF_SUPPORTED: Final = 128
 
 AUTH_CHUNK: Final = 21
 HMAC_IDENT: Final = 22
@@ -93,6 +100,8 @@ _RCVINFO: Final = struct.Struct("=HHHxxIIIIi")
 _SNDINFO: Final = struct.Struct("=HHIIi")
 _PRINFO: Final = struct.Struct("=HxxI")
 _ADDRESS: Final = 128
+_PATH: Final = struct.Struct("=iIIII")
+_PATH_STATES: Final = {0: "inactive", 1: "potentially-failed", 2: "active", 3: "unconfirmed"}
 _PATHS: Final = {
     0: "available",
     1: "unreachable",
@@ -167,10 +176,65 @@ def status(sock: socket.socket) -> tuple[int, int, int, int, int]:
     return unacked, pending, inbound, outbound, fragment
 
 
-def heartbeats(milliseconds: int, retransmissions: int) -> bytes:
-    """``struct sctp_paddrparams`` for all addresses of the peer; 0: no heartbeats."""
+def set_heartbeats(
+    sock: socket.socket, milliseconds: int, retransmissions: int, address: str | None = None
+) -> None:
+    """How often addresses of the peer are probed, and how often in a row that may fail.
+
+    Args:
+        sock: The socket.
+        milliseconds: 0: no heartbeats, so that no further address is ever confirmed.
+        retransmissions: Of all that is sent there.
+        address: The peer's; ``None``: all of them, and those of associations to come.
+    """
+    where = b"" if address is None else _storage(sock, address)
     flags = 1 if milliseconds else 2
-    return struct.pack("=i128sIHIIIIBx", 0, b"", milliseconds, retransmissions, 0, 0, flags, 0, 0)
+    data = struct.pack("=i128sIHIIIIBx", 0, where, milliseconds, retransmissions, 0, 0, flags, 0, 0)
+    sock.setsockopt(IPPROTO_SCTP, PEER_ADDR_PARAMS, data)
+
+
+def primary_address(sock: socket.socket) -> str:
+    """The peer's address that is preferred.
+
+    Raises:
+        OSError: EINVAL: the association is gone.
+    """
+    data = sock.getsockopt(IPPROTO_SCTP, STATUS, 176)
+    return _shown(data[28 : 28 + _ADDRESS])
+
+
+def set_primary_address(sock: socket.socket, address: str) -> None:
+    """Prefer another one.
+
+    Raises:
+        OSError: EINVAL: the peer has no such address.
+    """
+    data = struct.pack("=i", 0) + _storage(sock, address)
+    sock.setsockopt(IPPROTO_SCTP, _PRIMARY_ADDR, data)
+
+
+def path(sock: socket.socket, address: str) -> tuple[str, float, float, int]:
+    """Of an address of the peer: state, round-trip time, timeout (seconds), MTU.
+
+    Raises:
+        OSError: EINVAL: the peer has no such address.
+    """
+    given = struct.pack("=i", 0) + _storage(sock, address) + bytes(_PATH.size)
+    data = get_with_input(sock, _PEER_ADDR_INFO, given)
+    state, _, round_trip, timeout, mtu = _PATH.unpack_from(data, 4 + _ADDRESS)
+    return _PATH_STATES.get(state, str(state)), round_trip / 1000, timeout / 1000, mtu
+
+
+def _storage(sock: socket.socket, address: str) -> bytes:
+    """``struct sockaddr_storage`` of a peer of ``sock``."""
+    port = sock.getpeername()[1]
+    if ":" in address:
+        family, packed = socket.AF_INET6, socket.inet_pton(socket.AF_INET6, address)
+        body = struct.pack("!HI16s", port, 0, packed)
+    else:
+        family, packed = socket.AF_INET, socket.inet_aton(address)
+        body = struct.pack("!H4s", port, packed)
+    return (struct.pack("=H", family) + body).ljust(_ADDRESS, b"\0")
 
 
 def stream_list(streams: Sequence[int], *, incoming: bool) -> bytes:

@@ -17,12 +17,22 @@ from taps_core.plugin import (
     set_hop_limit,
 )
 from taps_sctp import linux
+from taps_sctp.addresses import uses_many
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["PROPERTIES", "configure", "heartbeat_of", "open_socket", "set_capacity_profile"]
+__all__ = [
+    "PRIMARY_PATH",
+    "PROPERTIES",
+    "allow_changes",
+    "configure",
+    "heartbeat_of",
+    "open_socket",
+    "set_capacity_profile",
+]
 
+PRIMARY_PATH: Final = "_taps.primaryPath"
 #: What a peer says of a stream or payload that this mapping has no word for.
 PROPERTIES: Final = (
     Property(
@@ -32,6 +42,14 @@ PROPERTIES: Final = (
         0,
         meaning="Stream of an association with a peer that knows no Connections on streams.",
         minimum=0,
+    ),
+    Property(
+        PRIMARY_PATH,
+        Kind.CONNECTION,
+        ValueType.TEXT,
+        "",
+        meaning="The peer's address that is preferred, of those that it has.",
+        group_shared=True,
     ),
     Property(
         "_taps.ppid",
@@ -107,10 +125,11 @@ def configure(
     )
     first, longest, shortest = RTO
     sock.setsockopt(level, linux.RTOINFO, struct.pack("=iIII", 0, first, longest, shortest))
-    heartbeat = heartbeat_of(properties)
-    sock.setsockopt(
-        level, linux.PEER_ADDR_PARAMS, linux.heartbeats(heartbeat, PATH_RETRANSMISSIONS)
-    )
+    many = uses_many(properties)
+    # One that is not to have several paths probes its own later, and no other.
+    linux.set_heartbeats(sock, heartbeat_of(properties) if many else 0, PATH_RETRANSMISSIONS)
+    if many:
+        allow_changes(sock)
     sock.setsockopt(level, linux.RECVRCVINFO, 1)
     for event in linux.EVENTS:
         # A kernel that lacks one of the younger events lacks what it would tell of.
@@ -129,6 +148,18 @@ def configure(
     set_capacity_profile(sock, properties.get("connCapacityProfile", CapacityProfile.DEFAULT))
     if hop_limit is not None:
         set_hop_limit(sock, hop_limit)
+
+
+def allow_changes(sock: socket.socket) -> None:
+    """Let either end add and remove addresses later (RFC 5061), if the peer offers it, too.
+
+    ASCONF is authenticated (RFC 4895): INIT and INIT ACK grow by some 100 bytes, and no
+    other packet does.
+    """
+    # A kernel that lacks them has an association with the addresses that it began with.
+    with contextlib.suppress(OSError):
+        linux.set_value(sock, linux.AUTH_SUPPORTED, 1)
+        linux.set_value(sock, linux.ASCONF_SUPPORTED, 1)
 
 
 def heartbeat_of(properties: Mapping[str, Any]) -> int:

@@ -7,7 +7,7 @@ import errno
 import os
 import socket
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from taps_core.plugin import (
     AVAILABLE,
@@ -22,12 +22,19 @@ from taps_core.plugin import (
     bind_socket,
     establishment_failed,
     show_address,
-    socket_address,
 )
 from taps_sctp.options import PROPERTIES
 
 if TYPE_CHECKING:
-    from taps_core.plugin import ConnectRequest, ListeningFlow, ListenRequest
+    from collections.abc import Sequence
+
+    from taps_core.plugin import (
+        ConnectRequest,
+        ListeningFlow,
+        ListenRequest,
+        LocalEndpoint,
+        RemoteEndpoint,
+    )
     from taps_sctp.flow import SCTPFlow
 
 __all__ = ["SCTP"]
@@ -44,9 +51,28 @@ _TABLE: Final = MappingProxyType(
             _O,
             "a Connection is a pair of streams, where the peer can reset streams (RFC 6525)",
         ),
+        "multipath": (
+            _O,
+            "Active and Passive: all addresses that the peer names, one at a time; Disabled: "
+            "the one that it was reached at",
+        ),
+        "advertisesAltaddr": (
+            _O,
+            "where multipath is not Disabled: further addresses in INIT and INIT ACK, and as they "
+            "come and go (ASCONF, RFC 5061); what listens without an address always names all",
+        ),
         "keepAlive": (_O, "HEARTBEAT to addresses that are idle"),
         # Connection Properties.
         "keepAliveTimeout": (_A, "the interval of HEARTBEAT; 5 s unless it is set"),
+        "multipathPolicy": (
+            _O,
+            "where multipath is not Disabled: Handover; Interactive and Aggregate are refused, as "
+            "there is one path at a time",
+        ),
+        "_taps.primaryPath": (
+            _O,
+            "where multipath is not Disabled: the path that is used while it works",
+        ),
         "connCapacityProfile": (
             _A,
             "IP_TOS and IPV6_TCLASS of every packet; Nagle's algorithm is on for "
@@ -99,12 +125,13 @@ class SCTP(Transport):
 
     async def connect(self, request: ConnectRequest) -> SCTPFlow:
         """CONNECT.SCTP: returns when the four-way handshake is done."""
+        from taps_sctp import addresses
         from taps_sctp.association import Association
         from taps_sctp.kernel import KernelEngine
         from taps_sctp.options import configure, open_socket
 
         loop = asyncio.get_running_loop()
-        remote, local = request.remote, request.local
+        remote, properties = request.remote, request.properties
         address, port = remote.ip_address, remote.port
         if address is None or port is None:
             raise EstablishmentError(
@@ -115,19 +142,32 @@ class SCTP(Transport):
             raise EstablishmentError(
                 "SCTP has no Rendezvous here", reason=Reason.INVALID_CONFIGURATION
             )
+        locals_: Sequence[LocalEndpoint] = ()
+        remotes: Sequence[RemoteEndpoint] = (remote,)
+        if addresses.uses_many(properties):
+            remotes = addresses.together(remote, request.other_remotes)
         family = address_family(address)
+        if not addresses.names_many(properties):
+            # From one address those of the other IP version are out of reach.
+            remotes = [each for each in remotes if address_family(str(each.ip_address)) == family]
+        elif request.local is not None:
+            locals_ = addresses.together(request.local, request.other_locals)
         doing = f"connect to {show_address(address, port)} over SCTP"
         try:
+            family = addresses.family_of((*remotes, *locals_))
             sock = open_socket(family)
         except OSError as error:
             raise establishment_failed(error, doing) from error
         try:
             secured = request.security.mode is not SecurityMode.DISABLED
-            configure(sock, request.properties, hop_limit=remote.hop_limit, secured=secured)
-            if local is not None:
-                bind_socket(sock, local, family)
-            await _connect(loop, sock, socket_address(address, port, remote.interface))
-            engine = KernelEngine(loop, sock, remote)
+            configure(sock, properties, hop_limit=remote.hop_limit, secured=secured)
+            if not addresses.names_many(properties):
+                bind_socket(sock, addresses.source_for(remote, request.local), family)
+            else:
+                addresses.bind_all(sock, locals_)
+                addresses.follow_system(sock)
+            await _connected(loop, sock, addresses.connect_to(sock, remotes))
+            engine = KernelEngine(loop, sock, properties, remotes)
             return Association(loop, engine, connected=True).first
         except EstablishmentError:
             sock.close()
@@ -144,23 +184,27 @@ class SCTP(Transport):
         from taps_sctp.listening import SCTPListeningFlow, open_listening_socket
 
         try:
-            sock = open_listening_socket(request)
+            sock, also = open_listening_socket(request)
         except EstablishmentError:
             raise
         except OSError as error:
             local = request.local
             where = show_address(local.ip_address, local.port)
             raise establishment_failed(error, f"listen at {where} over SCTP") from error
-        return SCTPListeningFlow(sock, request)
+        return SCTPListeningFlow(sock, request, also)
 
 
-async def _connect(loop: asyncio.AbstractEventLoop, sock: socket.socket, address: Any) -> None:
+async def _connected(loop: asyncio.AbstractEventLoop, sock: socket.socket, code: int) -> None:
     """Not ``loop.sock_connect``, which resolves even a literal address in a thread.
+
+    Args:
+        loop: Where it runs.
+        sock: Connecting.
+        code: What beginning that gave.
 
     Raises:
         OSError: It failed.
     """
-    code = sock.connect_ex(address)
     if code == errno.EINPROGRESS:
         writable = loop.create_future()
         descriptor = sock.fileno()
