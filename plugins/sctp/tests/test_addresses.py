@@ -12,6 +12,7 @@ import pytest
 from taps_sctp import Paths
 
 import taps_core as taps
+from taps_core.testing import local_identity
 from taps_core.testing import run as run_on
 
 if TYPE_CHECKING:
@@ -50,7 +51,10 @@ def on(host: Host, *versions: int, paths: tuple[int, ...] = (0, 1)) -> list[str]
 
 
 def preconnection(
-    local: list[str] | None = None, remote: list[str] | None = None, **properties: Any
+    local: list[str] | None = None,
+    remote: list[str] | None = None,
+    security: taps.SecurityParameters = PLAIN,
+    **properties: Any,
 ) -> taps.Preconnection:
     return taps.Preconnection(
         local=[
@@ -62,7 +66,7 @@ def preconnection(
             for each in remote or ()
         ],
         transport=taps.TransportProperties(**properties),
-        security=PLAIN,
+        security=security,
     )
 
 
@@ -75,14 +79,16 @@ async def pair(
     versions: tuple[int, ...] = (4,),
     ours: list[str] | None = None,
     theirs: list[str] | None = None,
+    security: tuple[taps.SecurityParameters, taps.SecurityParameters] = (PLAIN, PLAIN),
 ) -> AsyncIterator[tuple[Connection, Connection]]:
     """Client and server, Ready; ended in the end."""
     theirs = theirs or on(network.server, *versions)
     with network.server.use():
-        listener = await preconnection(theirs, **server).listen()
+        listener = await preconnection(theirs, security=security[0], **server).listen()
     async with listener:
         with network.client.use():
-            here = preconnection(ours or on(network.client, *versions), theirs, **client)
+            ours = ours or on(network.client, *versions)
+            here = preconnection(ours, theirs, security[1], **client)
             one = await here.initiate()
         other = await listener.accept()
         try:
@@ -173,6 +179,22 @@ def test_by_default_there_is_one_address_at_each_end(run: Run, two_paths: Networ
             assert peers(server) == {two_paths.client.address()}
 
     run(main)
+
+
+def test_a_listener_uses_what_the_peer_names_unless_told_otherwise(
+    run_once: Run, two_paths: Network
+) -> None:
+    """multipath is Passive there (RFC 9622, section 6.2.14)."""
+
+    async def main() -> None:
+        async with pair(two_paths, server={}) as (client, server):
+            assert peers(client) == {two_paths.server.address()}
+            second = two_paths.client.address(path=1)
+            await until(lambda: state(server, second) == "active")
+            server.set_property("_taps.primaryPath", second)
+            await exchange(client, server)
+
+    run_once(main)
 
 
 def test_without_local_endpoints_one_address_is_named_or_all(
@@ -491,6 +513,32 @@ def test_an_address_is_added_and_another_removed_while_data_flows(
             await exchange(here, there)
 
     run(main)
+
+
+def test_secured_connections_change_addresses_and_paths_as_well(
+    run_once: Run, two_paths: Network
+) -> None:
+    """DTLS goes on over any path, and its keys authenticate the change (RFC 6083)."""
+    old, new = on(two_paths.client)
+
+    async def main() -> None:
+        async with pair(
+            two_paths,
+            client={**MANY, "preserve_msg_boundaries": "require"},
+            server={**MANY, "preserve_msg_boundaries": "require"},
+            ours=[old],
+            security=local_identity(two_paths.server.address()),
+        ) as (client, server):
+            assert str(client.stack) == "DTLS/SCTP"
+            told = news(server)
+            client.add_local(new)
+            await until(lambda: f"{new} is added" in told)
+            await until(lambda: state(server, new) == "active")
+            two_paths.path.blackhole()
+            for _ in range(20):
+                await exchange(client, server)
+
+    run_once(main)
 
 
 @pytest.mark.parametrize("who", ["client", "server"])
