@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from taps_core.model.errors import CloneError, EstablishmentError, PropertyError, Reason, TapsError
 from taps_core.model.events import ConnectionReceived
-from taps_core.model.properties import ConnectionState, Kind, connection_property
+from taps_core.model.properties import ConnectionState, Kind, Preference, connection_property
 from taps_core.runtime.arrivals import Arrivals
 from taps_core.runtime.race import is_transient
 
@@ -72,7 +72,8 @@ class Group:
         self._closing = False
         #: Streams of the peer for ``incoming()``, once somebody wants streams.
         self._arrivals: Arrivals | None = None
-        self._taken: Session | None = None
+        #: Whose streams are taken. More than one where a clone wanted an association of its own.
+        self._taken: tuple[Session, ...] = ()
         self._shaking = 0
         self._iterators = 0
 
@@ -107,7 +108,7 @@ class Group:
     def established(self, member: Connection[Any]) -> None:
         """``member`` is Ready: there may be a session now."""
         if self._arrivals is not None:
-            self._take_streams()
+            self._take_streams(member)
         self._keep_rates(member)
 
     def left(self, member: Connection[Any]) -> None:
@@ -244,8 +245,9 @@ class Group:
             member._apply(name, value)
         before = self.properties.get(name)
         self.properties = {**self.properties, name: value}
-        if name == "groupConnLimit" and self._taken is not None:
-            self._taken.accept_streams(self._stream, value)
+        if name == "groupConnLimit":
+            for taken in self._taken:
+                taken.accept_streams(self._stream, value)
         if not by_session:
             for other in self.members:
                 if other is not member:
@@ -395,7 +397,7 @@ class Group:
                 f"the Connection is {parent._state.value.lower()}", detail="parent-closed"
             )
         stack = _stack_of(parent, clone)
-        session = self._find_session()
+        session = None if parent._flow is None else parent._flow.session
         if session is None and parent.accepted:
             raise CloneError(
                 f"{parent.stack} has no streams, and a Connection that the peer opened cannot "
@@ -406,7 +408,7 @@ class Group:
             definition, checked = connection_property(name, value, parent._definitions)
             # What the group shares is set on an open Connection, which can refuse it.
             self._set(parent if definition.group_shared else clone, definition, checked)
-        if session is not None:
+        if session is not None and (parent.accepted or not _reads_first(clone)):
             return await open_stream(session, clone, stack)
         return await connect_again(parent, clone, stack)
 
@@ -424,13 +426,14 @@ class Group:
         """Somebody wants the peer's streams, now and from now on."""
         if self._arrivals is None:
             self._arrivals = Arrivals()
-            self._take_streams()
+            for member in self.members:
+                self._take_streams(member)
         return self._arrivals
 
-    def _take_streams(self) -> None:
-        session = self._find_session()
-        if session is not None and self._taken is not session:
-            self._taken = session
+    def _take_streams(self, member: Connection[Any]) -> None:
+        session = None if member._flow is None else member._flow.session
+        if session is not None and session not in self._taken:
+            self._taken += (session,)
             session.accept_streams(self._stream, self.properties["groupConnLimit"])
 
     def _stream(self, flow: Flow) -> None:
@@ -545,6 +548,12 @@ def _stack_of(parent: Connection[Any], clone: Connection[Any]) -> Stack:
                 detail="framers",
             )
     return stack
+
+
+def _reads_first(clone: Connection[Any]) -> bool:
+    """Whether the peer may have to send first: of a new stream it knows only by a Message."""
+    wish: Preference = clone._blueprint.effective["activeReadBeforeSend"]
+    return wish in (Preference.PREFER, Preference.REQUIRE)
 
 
 def _limited(flow: Flow) -> bool:

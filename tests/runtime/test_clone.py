@@ -133,6 +133,33 @@ def test_both_sides_of_an_association_can_open_streams(
     run(main, memory_network)
 
 
+@pytest.mark.parametrize("wish", ["prefer", "require"])
+def test_who_reads_before_it_sends_is_cloned_by_an_association_of_its_own(
+    run: Run, world: Any, memory_network: MemoryNetwork, wish: str
+) -> None:
+    async def main() -> None:
+        properties = {"activeReadBeforeSend": wish}
+        here = world(MemoryMessages(memory_network), properties=properties)
+        async with here.listen() as listener:
+            client = await here.to(listener).initiate()
+            server = await listener.accept()
+            clone = await client.clone()
+            twin = await listener.accept()
+            await twin.send(b"I begin")
+            assert (await clone.receive()).data == b"I begin"
+            # Streams of either association are taken; that of who listens sends first anyway.
+            streams = client.incoming()
+            for member in (server, twin):
+                stream = await member.clone()
+                await stream.send(b"a stream")
+                assert (await (await anext(streams)).receive()).data == b"a stream"
+            for member in (client, server, twin):
+                member.abort_group()
+            await asyncio.sleep(0)
+
+    run(main, memory_network)
+
+
 def test_what_the_peer_opened_is_not_cloneable_without_streams(
     run: Run, world: Any, memory_network: MemoryNetwork
 ) -> None:
