@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from taps_core.plugin import (
     ConnectionError,
@@ -24,12 +25,13 @@ from taps_core.plugin import (
     Reason,
     RecordCarrier,
     RemoteEndpoint,
+    Scheduler,
     SendError,
     Session,
     connection_failed,
 )
 from taps_sctp.engine import Dry, PathNews, Reset, ResetFailed, StreamsAdded, Unsent
-from taps_sctp.flow import SCTPFlow
+from taps_sctp.flow import OVERHEAD, SCTPFlow
 
 if TYPE_CHECKING:
     import asyncio
@@ -51,6 +53,25 @@ AGAIN: Final = 0.05
 #: Streams that are added at a time.
 MORE: Final = 64
 MOST_STREAMS: Final = 65535
+#: Messages whose fate only the kernel knows; then it has to tell of all of them first.
+UNCERTAIN: Final = 1024
+#: Seconds beyond a Message's lifetime after which it has to, likewise.
+PATIENCE: Final = 1.0
+_NUMBERS: Final = 1 << 32
+_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
+
+
+class _Waiting(NamedTuple):
+    """What waits for room, or for its turn."""
+
+    flow: SCTPFlow
+    data: bytes
+    label: Any
+    """``None``: it is made when it is known how much of the lifetime is left."""
+    record: SendRecord | None = None
+    """Of a Message whose lifetime is limited."""
+    deadline: float = 0.0
+    """Of such a one, in the loop's time."""
 
 
 class _Carrier(RecordCarrier):
@@ -76,6 +97,7 @@ class _Carrier(RecordCarrier):
     def bound_disorder(self, most: int) -> None:
         """Counted from the last moment when nothing was outstanding."""
         self._association.most_outstanding = most
+        self._association.engine.tell_when_dry()
 
 
 class Association(Session):
@@ -85,6 +107,7 @@ class Association(Session):
         loop: Where it runs.
         engine: Established, unstarted.
         connected: Whether this end has connected (or has listened).
+        properties: Of the Connection, by canonical name.
 
     Attributes:
         protocol: Payload protocol identifier of what is sent.
@@ -93,7 +116,14 @@ class Association(Session):
         carrier: For a security layer.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, engine: Engine, *, connected: bool) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        engine: Engine,
+        *,
+        connected: bool,
+        properties: Mapping[str, Any] = _NOTHING,
+    ) -> None:
         self.loop = loop
         self.engine = engine
         self.push = Push.of(loop)
@@ -108,19 +138,27 @@ class Association(Session):
         self.gives_up = engine.can_give_up
         engine.user = self
         self.flows: dict[int, SCTPFlow] = {}
-        #: What waits for room: data and label, and of which flow.
-        self._queue: deque[tuple[SCTPFlow, bytes, Any, SendRecord | None]] = deque()
+        self._queue: deque[_Waiting] = deque()
         self._queued = 0
-        self._full = False
-        #: Of Messages that may be given up, by number.
-        self._uncertain: dict[int, tuple[SCTPFlow, SendRecord]] = {}
+        #: Whether what is sent has to wait: behind others, or until fates are known.
+        self._stopped = False
+        self.full = False
+        #: Messages that may be given up, by number: also when their lifetime ends.
+        self._uncertain: dict[int, tuple[SCTPFlow, SendRecord, float]] = {}
         self._numbers = itertools.count(1)
+        #: Whether nothing is sent until the fate of all of these is known.
+        self._settling = False
+        self._overdue: asyncio.TimerHandle | None = None
         #: Streams to reset as soon as that can be, and those whose reset is under way.
-        self._to_reset: set[int] = set()
-        self._resetting: set[int] = set()
+        self._to_reset: dict[int, SCTPFlow] = {}
+        self._resetting: dict[int, SCTPFlow] = {}
+        self._soon: asyncio.Handle | None = None
         self._again: asyncio.TimerHandle | None = None
-        #: Who waits for more streams.
+        #: What came on streams that the peer uses again before this end could.
+        self._early: dict[int, list[tuple[bytes, int, bool, bool]]] = {}
+        #: Who waits for more streams, and whether the peer was asked.
         self._wanting: list[asyncio.Future[None]] = []
+        self._asked = False
         self._held = 0
         self._holds = False
         self._incoming: Callable[[Flow], None] | None = None
@@ -128,14 +166,22 @@ class Association(Session):
         self._waiting: deque[SCTPFlow] = deque()
         self._ending = False
         self.over = False
+        #: Whether the engine sends by connPriority.
+        self._by_priority = False
+        self._usual_priority: int = properties.get("connPriority", 0)
         self.first = self._new_flow(0)
+        scheduler = properties.get("connScheduler")
+        if scheduler is not None:
+            self.apply("connScheduler", scheduler)
         engine.start()
 
     def __repr__(self) -> str:
         return f"<Association with {self.engine.remote_endpoint}, {len(self.flows)} streams>"
 
     def _new_flow(self, number: int) -> SCTPFlow:
-        flow = self.flows[number] = SCTPFlow(self, number)
+        flow = self.flows[number] = SCTPFlow(self, number, self._usual_priority)
+        if self._by_priority:
+            self.engine.prioritize(number, flow.priority)
         return flow
 
     # -- as a session
@@ -150,7 +196,11 @@ class Association(Session):
             while number in self.flows or number in self._resetting:
                 number += 2
             if number < min(inbound, outbound):
-                return self._new_flow(number)
+                flow = self._new_flow(number)
+                priority = properties.get("connPriority", flow.priority)
+                if priority != flow.priority:
+                    self.prioritize(flow, priority)
+                return flow
             await self._add_streams(min(inbound, outbound))
 
     async def _add_streams(self, now: int) -> None:
@@ -159,7 +209,8 @@ class Association(Session):
         added = self.loop.create_future()
         self._wanting.append(added)
         try:
-            if len(self._wanting) == 1:
+            if not self._asked:
+                self._asked = True
                 self._ask_for_streams()
             await added
         finally:
@@ -179,6 +230,7 @@ class Association(Session):
             )
 
     def _tell_wanting(self, error: EstablishmentError | None) -> None:
+        self._asked = False
         for wanting in self._wanting:
             if not wanting.done():
                 if error is None:
@@ -190,6 +242,8 @@ class Association(Session):
         """Hand every stream that the peer opens to ``incoming``, from the loop."""
         self._incoming = incoming
         self._budget = limit if incoming is not None else min(limit, WAITING)
+        while self._waiting and len(self._waiting) > self._budget:
+            self._refuse(self._waiting.pop())
         if incoming is not None and self._waiting:
             self.loop.call_soon(self._hand_out)
 
@@ -217,39 +271,106 @@ class Association(Session):
             self.engine.abort()
             self._end_flows(ConnectionError("aborted", reason=Reason.LOCAL_ABORT))
 
+    def apply(self, property: str, value: Any, /) -> bool:  # noqa: A002  # RFC 9622's word
+        """Who sends first of those that wait in the engine, if it can do it so."""
+        if property != "connScheduler" or not self.engine.apply(property, value):
+            return False
+        self._by_priority = value is Scheduler.PRIORITY_BASED
+        if self._by_priority:
+            for flow in self.flows.values():
+                self.engine.prioritize(flow.number, flow.priority)
+        return True
+
+    def prioritize(self, flow: SCTPFlow, priority: int) -> bool:
+        """Set connPriority of a flow; True if the engine sends by it."""
+        flow.priority = priority
+        if self._by_priority:
+            self.engine.prioritize(flow.number, priority)
+        return self._by_priority
+
     # -- down
 
-    def send(self, flow: SCTPFlow, data: bytes, label: Any, record: SendRecord | None) -> None:
+    def send(self, flow: SCTPFlow, data: bytes, label: Any) -> None:
         """Send, or let wait for room. All streams wait in one line, as the kernel's do."""
-        if not self._queue and self._may_overtake(flow):
+        if not self._stopped:
             try:
-                if self._send_now(data, label):
+                if self._send_now(flow, data, label):
                     return
             except OSError as error:
                 raise self._unsendable(error) from error
-        self._queue.append((flow, data, label, record))
-        self._queued += len(data)
-        if not self._full and self._queued > FULL:
-            self._full = True
+        self._wait(_Waiting(flow, data, label))
+
+    def send_while(self, flow: SCTPFlow, data: bytes, record: SendRecord, lifetime: float) -> None:
+        """Send while it is worth it; the outcome comes later."""
+        waiting = _Waiting(flow, data, None, record, self.loop.time() + lifetime)
+        if not self._stopped:
+            try:
+                if self._hand_over(waiting):
+                    return
+            except OSError as error:
+                raise self._unsendable(error) from error
+        self._wait(waiting)
+
+    def _hand_over(self, waiting: _Waiting) -> bool:
+        flow, data, _, record, deadline = waiting
+        assert record is not None
+        number = next(self._numbers) % _NUMBERS
+        left = max(deadline - self.loop.time(), 0.0)
+        label = flow.label_of(record, lifetime=left, number=number)
+        if not self._send_now(flow, data, label):
+            return False
+        self._uncertain[number] = (flow, record, deadline)
+        if len(self._uncertain) >= UNCERTAIN:
+            self._settle_first()
+        elif self._overdue is None:
+            self.engine.tell_when_dry()
+            self._look_at(deadline + PATIENCE)
+        return True
+
+    def _look_at(self, when: float) -> None:
+        self._overdue = self.loop.call_at(when, self._look)
+
+    def _look(self) -> None:
+        """Nobody waits for an outcome for ever, however much the others send."""
+        self._overdue = None
+        if self._uncertain and not self.over:
+            # The first one left first; what comes later may last shorter, and wait longer.
+            _, _, deadline = next(iter(self._uncertain.values()))
+            when = deadline + PATIENCE
+            if when > self.loop.time():
+                self._look_at(when)
+            elif not self._settling:
+                self._settle_first()
+
+    def _settle_first(self) -> None:
+        """Send nothing until the fate of what was sent is known."""
+        self._settling = self._stopped = True
+        self.engine.tell_when_dry()
+
+    def _wait(self, waiting: _Waiting) -> None:
+        self._stopped = True
+        self._queue.append(waiting)
+        self._queued += len(waiting.data)
+        if not self.full and self._queued > FULL:
+            self.full = True
             self.loop.call_soon(self._tell_writable)
 
-    def _send_now(self, data: bytes, label: Any) -> bool:
-        if self._disordered and self._outstanding + 1 == self.most_outstanding:
-            # Everybody waits for the acknowledgement of this one.
-            label = self.engine.hurried(label)
+    def _send_now(self, flow: SCTPFlow, data: bytes, label: Any) -> bool:
+        """False: it has to wait, for room or because others could overtake it."""
+        if self.most_outstanding is None:
+            return self.engine.send(data, label)
+        if flow is not self.first:
+            self._disordered = True
+        if self._disordered:
+            if self._outstanding >= self.most_outstanding:
+                return False
+            if self._outstanding + 1 == self.most_outstanding:
+                # Everybody waits for the acknowledgement of this one.
+                label = self.engine.hurried(label)
         if not self.engine.send(data, label):
             return False
         self._outstanding += 1
         return True
-
-    def _may_overtake(self, flow: SCTPFlow) -> bool:
-        """Whether one more may be on its way, that others could overtake."""
-        most = self.most_outstanding
-        if most is None:
-            return True
-        if flow is not self.first:
-            self._disordered = True
-        return not self._disordered or self._outstanding < most
 
     def is_disordered(self) -> None:
         """A Message may overtake others, on the one stream that there is."""
@@ -260,57 +381,67 @@ class Association(Session):
         failed = connection_failed(error, peer)
         return SendError(str(failed), reason=Reason.CONNECTION_CLOSED, detail=failed.detail)
 
-    def number_for(self, flow: SCTPFlow, record: SendRecord) -> int:
-        """Of a Message that may be given up: under it is told if it was."""
-        number = next(self._numbers) & 0xFFFFFFFF
-        self._uncertain[number] = (flow, record)
-        return number
-
     def has_room(self) -> None:
         """Send what waits."""
         queue = self._queue
-        while queue:
-            flow, data, label, _ = queue[0]
-            if not self._may_overtake(flow):
-                break
+        refused = False
+        while queue and not self._settling:
+            waiting = queue.popleft()
             try:
-                if not self._send_now(data, label):
-                    break
+                taken = self._take(waiting)
             except OSError:
-                # It is over; reading says why.
+                # The peer has shut down, or it is over; reading says so.
+                taken, refused = False, True
+            if not taken:
+                queue.appendleft(waiting)
                 break
-            queue.popleft()
-            self._queued -= len(data)
-            flow.left()
-        if self._full and self._queued <= FULL // 2:
-            self._full = False
+            self._queued -= len(waiting.data)
+        self._stopped = self._settling or bool(queue)
+        if self.full and self._queued <= FULL // 2:
+            self.full = False
             self._tell_writable()
         if self._to_reset:
             self._reset()
-        if self._ending and not queue:
+        if self._ending and (refused or not queue):
             self.engine.shutdown()
+
+    def _take(self, waiting: _Waiting) -> bool:
+        if waiting.record is None:
+            return self._send_now(waiting.flow, waiting.data, waiting.label)
+        if waiting.deadline > self.loop.time():
+            return self._hand_over(waiting)
+        waiting.flow.outcome(waiting.record, _expired(waiting.record))
+        return True
 
     def waits(self, flow: SCTPFlow) -> bool:
         """Whether something of ``flow`` waits for room."""
-        return any(each[0] is flow for each in self._queue)
+        return any(each.flow is flow for each in self._queue)
 
     def drop(self, flow: SCTPFlow) -> None:
         """What waits of ``flow`` is not sent."""
-        kept = [each for each in self._queue if each[0] is not flow]
+        kept = [each for each in self._queue if each.flow is not flow]
         self._queue.clear()
         self._queue.extend(kept)
-        self._queued = sum(len(each[1]) for each in kept)
-        for number, (owner, _) in tuple(self._uncertain.items()):
-            if owner is flow:
-                del self._uncertain[number]
+        self._queued = sum(len(each.data) for each in kept)
+        self._uncertain = {
+            number: each for number, each in self._uncertain.items() if each[0] is not flow
+        }
+        # Perhaps others waited for these alone.
+        self.loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        if not self.over:
+            if not self._uncertain:
+                self._settling = False
+            self.has_room()
 
     def undelivered(self, flow: SCTPFlow) -> int:
         """Bytes of ``flow`` that wait here."""
-        return sum(len(each[1]) for each in self._queue if each[0] is flow)
+        return sum(len(each.data) for each in self._queue if each.flow is flow)
 
     def _tell_writable(self) -> None:
         for flow in tuple(self.flows.values()):
-            flow.tell_writable(not self._full)
+            flow.tell_writable(not self.full)
 
     # -- down: the end of a stream
 
@@ -323,8 +454,14 @@ class Association(Session):
         """
         if self.over:
             return
+        if self._incoming is None and self._waiting:
+            staying = sum(not each.is_leaving for each in self.flows.values())
+            if staying == len(self._waiting):
+                # Nobody can take these any more.
+                while self._waiting:
+                    self._waiting.pop().discard()
         if all(each.is_leaving for each in self.flows.values()):
-            if at_once:
+            if at_once and all(each is flow or each.is_over for each in self.flows.values()):
                 self.abort()
                 return
             self._ending = True
@@ -332,33 +469,49 @@ class Association(Session):
                 self.engine.shutdown()
             return
         if self.mapped:
-            self._to_reset.add(flow.number)
-            self._reset()
+            self._reset_soon(flow)
+
+    def _reset_soon(self, flow: SCTPFlow) -> None:
+        # Others may follow in this turn: one request is for all, or none is needed.
+        self._to_reset[flow.number] = flow
+        if self._soon is None:
+            self._soon = self.loop.call_soon(self._reset)
 
     def _reset(self) -> None:
-        """Ask for the resets that can be asked for now."""
-        ready = [
-            number
-            for number in self._to_reset
-            if number not in self.flows or not self.waits(self.flows[number])
-        ]
-        for number in ready:
+        """Ask for the resets that can be asked for now, of all in one request if that can be."""
+        self._soon = None
+        if self.over or self._ending:
+            return
+        ready = {number: flow for number, flow in self._to_reset.items() if not self.waits(flow)}
+        requests = [ready] if ready else []
+        while requests:
+            streams = requests.pop()
             try:
-                self.engine.reset_streams([number])
+                self.engine.reset_streams(list(streams))
             except BlockingIOError:
+                if len(streams) > 1 and not self._resetting:
+                    # Perhaps something of one of them is on its way down.
+                    requests += [{number: flow} for number, flow in streams.items()]
+                    continue
                 self._try_again()
-                return
-            except OSError:
-                # Denied for good: it stays as it is until the association ends.
-                self._to_reset.discard(number)
-                self._was_reset(number, incoming=False)
                 continue
-            self._to_reset.discard(number)
-            self._resetting.add(number)
+            except OSError:
+                for number, flow in streams.items():
+                    del self._to_reset[number]
+                    self._stays(flow)
+                continue
+            for number, flow in streams.items():
+                del self._to_reset[number]
+                self._resetting[number] = flow
+
+    def _stays(self, flow: SCTPFlow) -> None:
+        """The peer does not let this stream begin anew: its number is never free again."""
+        flow.end(None)
 
     def _try_again(self) -> None:
         if self._again is None:
-            self._again = self.loop.call_later(AGAIN, self._now)
+            # Requests that cross are refused on both sides: one side is to be first.
+            self._again = self.loop.call_later(AGAIN if self._connected else 2 * AGAIN, self._now)
 
     def _now(self) -> None:
         self._again = None
@@ -369,15 +522,18 @@ class Association(Session):
         self._reset()
 
     def _was_reset(self, number: int, *, incoming: bool) -> None:
-        flow = self.flows.get(number)
+        found = self.flows if incoming else self._resetting
+        flow = found.get(number)
         if not incoming:
-            self._resetting.discard(number)
-        if flow is None:
+            self._resetting.pop(number, None)
+        if flow is None or not flow.was_reset(incoming=incoming):
             return
-        if flow.was_reset(incoming=incoming):
-            del self.flows[number]
-            if number in (each.number for each in self._waiting):
-                self._waiting = deque(each for each in self._waiting if each is not flow)
+        del self.flows[number]
+        if flow in self._waiting:
+            self._waiting.remove(flow)
+        for data, ppid, unordered, end_of_message in self._early.pop(number, ()):
+            self.holds(-len(data) - OVERHEAD)
+            self.arrived(data, number, ppid, unordered, end_of_message)
 
     # -- up
 
@@ -392,7 +548,15 @@ class Association(Session):
                 context = flow.context_of(stream, ppid, unordered)
         else:
             found = self.flows.get(stream)
-            flow = self._appear(stream) if found is None else found
+            if found is None:
+                found = self._appear(stream)
+            elif found.is_reset:
+                # The peer knows that both ends have reset it; here that is still to come.
+                early = self._early.setdefault(stream, [])
+                early.append((data, ppid, unordered, end_of_message))
+                self.holds(len(data) + OVERHEAD)
+                return
+            flow = found
             if ppid and ppid != self.protocol:
                 context = flow.context_of(stream, ppid, unordered)
         if end_of_message and context is not None:
@@ -402,14 +566,19 @@ class Association(Session):
     def _appear(self, number: int) -> SCTPFlow:
         """The first Message of a stream that the peer opened is here."""
         flow = self._new_flow(number)
-        if len(self._waiting) >= max(WAITING, self._budget):
+        if self._ending or len(self._waiting) + 1 > self._budget:
             # Nobody will have it: the peer hears so by a reset.
-            flow.abort()
+            self._refuse(flow)
             return flow
         self._waiting.append(flow)
         if self._incoming is not None:
             self.loop.call_soon(self._hand_out)
         return flow
+
+    def _refuse(self, flow: SCTPFlow) -> None:
+        flow.discard()
+        if self.mapped:
+            self._reset_soon(flow)
 
     def holds(self, difference: int) -> None:
         """A flow holds so many bytes more, or less, for its receiver."""
@@ -421,31 +590,20 @@ class Association(Session):
     def noticed(self, notice: Notice) -> None:
         """What happened to Messages, streams and paths."""
         match notice:
-            case Dry():
+            case Dry(up_to):
+                self._settle(up_to)
                 # It waited to be read, and more may have been sent since.
-                if self.engine.is_dry():
-                    self._settle()
+                if self._outstanding and self.engine.is_dry():
                     self._outstanding = 0
-                if self._queue:
                     self.has_room()
-                if self._to_reset:
-                    self._reset()
             case Unsent(number, was_on_wire):
                 self._given_up(number, was_on_wire)
             case Reset(streams, incoming):
                 for number in streams or tuple(self.flows):
                     self._was_reset(number, incoming=incoming)
                 self._reset()
-            case ResetFailed():
-                self._to_reset |= self._resetting & self.flows.keys()
-                self._resetting.clear()
-                self._tell_wanting(
-                    EstablishmentError(
-                        "the peer allows no more streams", reason=Reason.NOT_CLONEABLE
-                    )
-                )
-                if self._to_reset:
-                    self._try_again()
+            case ResetFailed(for_good):
+                self._denied(for_good)
             case StreamsAdded():
                 self._tell_wanting(None)
             case PathNews(address, state):
@@ -472,24 +630,40 @@ class Association(Session):
         for flow in tuple(self.flows.values()):
             flow.notified(event)
 
-    def _settle(self) -> None:
-        """All that was sent has arrived, or was given up on the way."""
-        uncertain, self._uncertain = self._uncertain, {}
-        waiting = {id(each[3]) for each in self._queue if each[3] is not None}
-        for number, (flow, record) in uncertain.items():
-            if id(record) in waiting:
-                self._uncertain[number] = (flow, record)
-            else:
+    def _denied(self, for_good: bool) -> None:
+        """What was asked for last is not to be had, at least not now."""
+        resetting, self._resetting = self._resetting, {}
+        if not resetting:
+            self._tell_wanting(
+                EstablishmentError("the peer allows no more streams", reason=Reason.NOT_CLONEABLE)
+            )
+        elif for_good:
+            for flow in resetting.values():
+                self._stays(flow)
+        else:
+            self._to_reset |= resetting
+            self._try_again()
+
+    def _settle(self, up_to: int | None = None) -> None:
+        """All that was sent, up to a number, has arrived, or was given up on the way."""
+        for number in tuple(self._uncertain):
+            # Numbers begin anew some day.
+            if up_to is not None and (up_to - number) % _NUMBERS > _NUMBERS // 2:
+                break
+            found = self._uncertain.pop(number, None)
+            if found is not None:
+                flow, record, _ = found
                 flow.outcome(record, None)
+        if self._settling:
+            self._go_on()
 
     def _given_up(self, number: int, was_on_wire: bool) -> None:
         found = self._uncertain.pop(number, None)
         if found is not None:
-            flow, record = found
-            error = None
-            if not was_on_wire:
-                error = Expired("given up before it was sent", context=record.context)
-            flow.outcome(record, error)
+            flow, record, _ = found
+            flow.outcome(record, None if was_on_wire else _expired(record))
+            if self._settling:
+                self._go_on()
 
     def said_goodbye(self) -> None:
         """The peer has shut down: nothing more comes, and nothing more can be sent."""
@@ -499,21 +673,38 @@ class Association(Session):
     def ended(self, error: OSError | None) -> None:
         """The association is over."""
         self.over = True
-        if self._again is not None:
-            self._again.cancel()
-        self._tell_wanting(
-            EstablishmentError("the association is over", reason=Reason.NOT_CLONEABLE)
-        )
         if error is None:
             self._settle()
             self._end_flows(None)
         else:
-            self._end_flows(connection_failed(error, str(self.engine.remote_endpoint)))
+            failed = connection_failed(error, str(self.engine.remote_endpoint))
+            if self.engine.words:
+                failed.args = (f"{failed}, and says why: {self.engine.words}",)
+            self._end_flows(failed)
 
     def _end_flows(self, error: Exception | None) -> None:
-        if self._again is not None:
-            self._again.cancel()
+        for timer in (self._again, self._overdue):
+            if timer is not None:
+                timer.cancel()
+        self._tell_wanting(
+            EstablishmentError("the association is over", reason=Reason.NOT_CLONEABLE)
+        )
+        unsent = {each.flow for each in self._queue}
         flows, self.flows = self.flows, {}
-        self._queue.clear()
+        for lasting in (self._queue, self._waiting, self._uncertain, self._early):
+            lasting.clear()
         for flow in flows.values():
-            flow.end(error)
+            if error is None and flow in unsent:
+                flow.end(_cut_short())
+            else:
+                flow.end(error)
+
+
+def _expired(record: SendRecord) -> Expired:
+    return Expired("the Message's lifetime was over before it was sent", context=record.context)
+
+
+def _cut_short() -> ConnectionError:
+    return ConnectionError(
+        "the peer ended the association before all was sent", reason=Reason.CONNECTION_CLOSED
+    )

@@ -32,6 +32,10 @@ T = TypeVar("T")
 class Dry(NamedTuple):
     """All that was sent has been acknowledged or given up (SENDER_DRY)."""
 
+    up_to: int | None = None
+    """The last ``number`` for which this is certain; ``None``: for all. What was sent after
+    this has happened and before it was told is not among them."""
+
 
 class Unsent(NamedTuple):
     """A Message was given up (SEND_FAILED)."""
@@ -50,7 +54,10 @@ class Reset(NamedTuple):
 
 
 class ResetFailed(NamedTuple):
-    """The peer will not, or cannot now, reset streams."""
+    """The peer will not, or cannot now, reset or add streams."""
+
+    for_good: bool = False
+    """Whether it need not be asked again."""
 
 
 class StreamsAdded(NamedTuple):
@@ -97,8 +104,10 @@ class Engine(ABC):
         user: Whom it calls.
         local_endpoint: This end.
         remote_endpoint: The other end.
+        words: What the peer gave as its reason when it aborted.
     """
 
+    words: str = ""
     user: User
     local_endpoint: LocalEndpoint
     remote_endpoint: RemoteEndpoint
@@ -141,6 +150,9 @@ class Engine(ABC):
             OSError: It cannot be sent, now or ever.
         """
 
+    def tell_when_dry(self) -> None:  # noqa: B027  # there are those that always tell
+        """Tell :class:`Dry` from now on; once at once, if all is acknowledged now."""
+
     @abstractmethod
     def hold(self, on: bool) -> None:
         """Read nothing more for now, or read again."""
@@ -174,6 +186,9 @@ class Engine(ABC):
             BlockingIOError: Not now: something is outstanding.
             OSError: Not at all.
         """
+
+    def prioritize(self, stream: int, priority: int) -> None:  # noqa: B027  # few schedule
+        """Where ``apply`` took connScheduler for Priority-Based: a lower one is sent first."""
 
     @property
     @abstractmethod

@@ -44,10 +44,14 @@ class SCTPFlow(Flow):
     Args:
         association: What it is a stream of.
         number: Of the stream.
+        priority: Its connPriority.
 
     Attributes:
         number: Of the stream.
+        priority: Its connPriority.
         is_leaving: It was closed or aborted.
+        is_over: Nothing more happens to it.
+        is_reset: The peer has let its direction begin anew.
     """
 
     __slots__ = (
@@ -60,23 +64,24 @@ class SCTPFlow(Flow):
         "_goodbye",
         "_held",
         "_held_size",
-        "_hidden",
         "_open",
-        "_over",
         "_partial",
         "_paused",
         "_receiver",
-        "_reset_in",
         "_reset_out",
         "_usual",
         "is_leaving",
+        "is_over",
+        "is_reset",
         "number",
+        "priority",
         "session",
     )
 
-    def __init__(self, association: Association, number: int) -> None:
+    def __init__(self, association: Association, number: int, priority: int) -> None:
         self._association = association
         self.number = number
+        self.priority = priority
         self.session = association if association.mapped else None
         self._usual = association.engine.label(number, ppid=association.protocol)
         #: Who was given to ``start`` and has not been told ``closed`` yet.
@@ -89,11 +94,11 @@ class SCTPFlow(Flow):
         #: Of Messages that come in parts, by stream and order.
         self._contexts: dict[tuple[int, bool], MessageContext] | None = None
         self._open = True  # for sending
-        self._paused = self._over = self._full = False
+        self._paused = self._full = False
         self._finished = self._goodbye = False
-        self._reset_in = self._reset_out = False
+        self._reset_out = False
         self._error: Exception | None = None
-        self.is_leaving = False
+        self.is_leaving = self.is_over = self.is_reset = False
 
     def __repr__(self) -> str:
         return f"<SCTPFlow {self.number} of {self._association!r}>"
@@ -141,32 +146,46 @@ class SCTPFlow(Flow):
             )
         partial.clear()
         if record is None:
-            association.send(self, whole, self._usual, None)
+            association.send(self, whole, self._usual)
             return None
         return self._send_marked(whole, record)
 
     def _send_marked(self, whole: bytes, record: SendRecord) -> bool | None:
+        association = self._association
+        lifetime = record.properties.get("msgLifetime", math.inf)
+        if not association.mapped:
+            _, streams = association.engine.streams()
+            stream = record.properties.get("_taps.streamIdentifier", 0)
+            if stream >= streams:
+                raise SendError(
+                    f"there is no stream {stream}: the peer takes {streams}",
+                    reason=Reason.INVALID_MESSAGE_PROPERTIES,
+                )
+        if lifetime < math.inf and association.gives_up:
+            association.send_while(self, whole, record, lifetime)
+            return True
+        association.send(self, whole, self.label_of(record))
+        return None
+
+    def label_of(
+        self, record: SendRecord, *, lifetime: float | None = None, number: int = 0
+    ) -> Any:
+        """What the engine needs to know of a Message that is special."""
         properties: Mapping[str, Any] = record.properties
         association = self._association
-        lifetime = properties.get("msgLifetime", math.inf)
-        reliable = properties.get("msgReliable", True)
-        uncertain = association.gives_up and (not reliable or lifetime < math.inf)
-        number = association.number_for(self, record) if uncertain else 0
         stream = self.number
         if not association.mapped:
             stream = properties.get("_taps.streamIdentifier", stream)
         if not properties.get("msgOrdered", True):
             association.is_disordered()
-        label = association.engine.label(
+        return association.engine.label(
             stream,
             ppid=properties.get("_taps.ppid", association.protocol),
             unordered=not properties.get("msgOrdered", True),
-            lifetime=lifetime if uncertain and lifetime < math.inf else None,
-            reliable=reliable or not uncertain,
+            lifetime=lifetime,
+            reliable=properties.get("msgReliable", True) or not association.gives_up,
             number=number,
         )
-        association.send(self, whole, label, record if uncertain else None)
-        return True if uncertain else None
 
     def write_through(self, data: Data, /) -> None:
         """Send a lone Message: it never waits here."""
@@ -177,7 +196,7 @@ class SCTPFlow(Flow):
             and not self._partial
             and len(data) <= self._association.engine.most
         ):
-            self._association.send(self, data, self._usual, None)
+            self._association.send(self, data, self._usual)
         else:
             self.send(data, None, True)
 
@@ -205,7 +224,7 @@ class SCTPFlow(Flow):
 
     def close(self) -> None:
         """Let everything arrive, then end: by a reset of the stream, or as the last one."""
-        if not self.is_leaving and not self._over:
+        if not self.is_leaving and not self.is_over:
             self.is_leaving = True
             self._open = False
             self._receiver = None
@@ -214,11 +233,11 @@ class SCTPFlow(Flow):
 
     def abort(self) -> None:
         """End at once. The peer hears of it by a reset, or as the last one by an ABORT."""
-        if self._over:
+        if self.is_over:
             return
         association = self._association
-        association.drop(self)
         was_leaving, self.is_leaving = self.is_leaving, True
+        association.drop(self)
         self._open = False
         self._error = ConnectionError("aborted", reason=Reason.LOCAL_ABORT)
         if not was_leaving or all(each.is_leaving for each in association.flows.values()):
@@ -237,6 +256,8 @@ class SCTPFlow(Flow):
 
     def apply(self, property: str, value: Any, /) -> bool:  # noqa: A002  # RFC 9622's word
         """Let the engine do it."""
+        if property == "connPriority":
+            return self._association.prioritize(self, value)
         return self._association.engine.apply(property, value)
 
     def read(self, property: str, /) -> Any:  # noqa: A002  # RFC 9622's word
@@ -281,7 +302,7 @@ class SCTPFlow(Flow):
         """Pass up, or hold. From a callback of the loop."""
         receiver = self._receiver
         if receiver is None:
-            if not (self.is_leaving or self._over):
+            if not (self.is_leaving or self.is_over):
                 self._held.append((data, context, end_of_message))
                 self._hold(len(data) + OVERHEAD)
             return
@@ -294,6 +315,12 @@ class SCTPFlow(Flow):
         self._held_size += difference
         self._association.holds(difference)
 
+    def discard(self) -> None:
+        """Nobody will ever have it; the association sees to the rest."""
+        self.is_leaving = True
+        self._forget_held()
+        self.end(None)
+
     def _forget_held(self) -> None:
         self._held = []
         if self._held_size:
@@ -301,7 +328,7 @@ class SCTPFlow(Flow):
 
     def _release(self) -> None:
         """Deliver what was held, then go live."""
-        if self._over:
+        if self.is_over:
             self._tell_closed()
             return
         if self._paused or self.is_leaving or self._above is None:
@@ -309,6 +336,8 @@ class SCTPFlow(Flow):
         self._receiver = self._above
         held = self._held
         self._forget_held()
+        if self._association.full:
+            self.tell_writable(False)
         try:
             if held:
                 self._association.push.up(self._above, held)
@@ -316,9 +345,6 @@ class SCTPFlow(Flow):
                 self._tell_finished()
         except Exception as error:  # noqa: BLE001  # as in arrived
             self._break(error)
-
-    def left(self) -> None:
-        """Something that waited for room has left."""
 
     def tell_writable(self, writable: bool) -> None:
         """The association is full, or takes more again."""
@@ -364,7 +390,7 @@ class SCTPFlow(Flow):
     def was_reset(self, *, incoming: bool) -> bool:
         """A direction begins anew; True if both have, and this flow is over."""
         if incoming:
-            self._reset_in = True
+            self.is_reset = True
         else:
             self._reset_out = True
         if incoming and not self.is_leaving:
@@ -372,16 +398,16 @@ class SCTPFlow(Flow):
             self.peer_has_finished()
             self.is_leaving = True
             self._association.leave(self, at_once=False)
-        if self._reset_in and self._reset_out:
+        if self.is_reset and self._reset_out:
             self.end(None)
             return True
         return False
 
     def end(self, error: Exception | None) -> None:
         """It is over."""
-        if self._over:
+        if self.is_over:
             return
-        self._over = True
+        self.is_over = True
         self._open = False
         self.is_leaving = True
         if self._error is None:

@@ -17,7 +17,7 @@ from taps_core.plugin import (
 )
 from taps_sctp import addresses, linux
 from taps_sctp.addresses import Paths, names_many, uses_many
-from taps_sctp.engine import Engine, PathNews
+from taps_sctp.engine import Dry, Engine, PathNews
 from taps_sctp.options import (
     PATH_RETRANSMISSIONS,
     PRIMARY_PATH,
@@ -94,7 +94,13 @@ class KernelEngine(Engine):
         self._reads = False
         self._wants_room = False
         self._leaving = False
+        #: Why it is over, as a notification has said.
+        self._lost: OSError | None = None
         self._over = False
+        #: The last number that was given out, the last one before everything was read, and
+        #: whether it is to be asked again when that is so.
+        self._last = self._known = 0
+        self._asks = False
         self._reset: bool | None = None
         self._keys = 0
 
@@ -143,6 +149,10 @@ class KernelEngine(Engine):
             try:
                 data, ancillary, flags, _ = read(_READ_SIZE, _ANCILLARY)
             except BlockingIOError:
+                if self._known != self._last:
+                    self._caught_up()
+                if self._lost is not None:
+                    self._end(self._lost)
                 return
             except OSError as error:
                 self._end(error)
@@ -151,8 +161,8 @@ class KernelEngine(Engine):
                 self._notified(data)
             elif not data and not flags & linux.WHOLE:
                 # The end of what the peer sends; that all is over is told beside it.
-                if self._leaving:
-                    self._end(None)
+                if self._leaving or self._lost is not None:
+                    self._end(self._lost)
                 else:
                     self.hold(True)
                     user.said_goodbye()
@@ -170,19 +180,33 @@ class KernelEngine(Engine):
     def _notified(self, data: bytes) -> None:
         kind = linux.kind_of(data)
         if kind == linux.ASSOC_CHANGE:
-            state, _, _ = linux.association_change(data)
+            state, cause, words = linux.association_change(data)
             if state == linux.ASSOC_OVER:
                 self._end(None)
-            # Of one that is lost the socket says more: ECONNRESET or ETIMEDOUT comes next.
+            elif state in linux.ASSOC_LOST:
+                # The socket says so next, unless it has said so to a Send already.
+                code = errno.ECONNRESET if cause else errno.ETIMEDOUT
+                self._lost = OSError(code, os.strerror(code))
+                self.words = words.decode(errors="replace")
         elif kind == linux.PEER_SHUTDOWN:
             self._leaving = True
             self.user.said_goodbye()
         else:
             notice = linux.notice_of(data)
-            if isinstance(notice, PathNews) and notice.state == "removed":
+            if isinstance(notice, Dry):
+                notice = Dry(self._known)
+                self._asks = self._known != self._last
+            elif isinstance(notice, PathNews) and notice.state == "removed":
                 self._forget(notice.address)
             if notice is not None:
                 self.user.noticed(notice)
+
+    def _caught_up(self) -> None:
+        """What comes from now on has happened later than what was sent until now."""
+        self._known = self._last
+        if self._asks:
+            self._asks = False
+            self.tell_when_dry()
 
     def _forget(self, address: str) -> None:
         """The peer has this address no more; it may be the one that it is known by."""
@@ -218,6 +242,8 @@ class KernelEngine(Engine):
         number: int = 0,
     ) -> Any:
         """Ancillary data."""
+        if number:
+            self._last = number
         item = linux.send_item(stream, unordered=unordered, ppid=ppid, number=number)
         policy = linux.pr_item(lifetime=lifetime, reliable=reliable)
         return [item] if policy is None else [item, policy]
@@ -237,6 +263,12 @@ class KernelEngine(Engine):
                 self._loop.add_writer(self._fd, self._writable)
             return False
         return True
+
+    def tell_when_dry(self) -> None:
+        """SCTP_SENDER_DRY_EVENT."""
+        # An error: it is gone, and reading says why.
+        with contextlib.suppress(OSError):
+            linux.subscribe(self._sock, linux.SENDER_DRY)
 
     def _writable(self) -> None:
         self._wants_room = False
@@ -281,6 +313,12 @@ class KernelEngine(Engine):
             if error.errno == errno.EINPROGRESS:
                 raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from error
             raise
+
+    def prioritize(self, stream: int, priority: int) -> None:
+        """SCTP_STREAM_SCHEDULER_VALUE."""
+        if not self._over:
+            value = struct.pack("=iHH", 0, stream, min(priority, 0xFFFF))
+            self._sock.setsockopt(linux.IPPROTO_SCTP, linux.STREAM_SCHEDULER_VALUE, value)
 
     @property
     def can_reset(self) -> bool:
@@ -406,6 +444,11 @@ class KernelEngine(Engine):
         if property == "connCapacityProfile":
             set_capacity_profile(self._sock, value)
             return True
+        if property == "connScheduler":
+            # Of the others, Messages wait their turn before the kernel has them.
+            scheduler = linux.SCHEDULERS.get(value, linux.FIRST_COME)
+            linux.set_value(self._sock, linux.STREAM_SCHEDULER, scheduler)
+            return value in linux.SCHEDULERS
         if property == "keepAliveTimeout":
             self._set_heartbeats(heartbeat_of({property: value}))
             return True

@@ -13,6 +13,7 @@ import socket
 import struct
 from typing import TYPE_CHECKING, Any, Final
 
+from taps_core.plugin import Scheduler
 from taps_sctp.engine import Dry, PathNews, Reset, ResetFailed, StreamsAdded, Unsent
 
 if TYPE_CHECKING:
@@ -24,9 +25,12 @@ __all__ = [
     "ASSOC_LOST",
     "ASSOC_OVER",
     "EVENTS",
+    "FIRST_COME",
     "IPPROTO_SCTP",
     "NOTIFICATION",
     "PEER_SHUTDOWN",
+    "SCHEDULERS",
+    "SENDER_DRY",
     "WHOLE",
     "association_change",
     "authenticate",
@@ -44,6 +48,7 @@ __all__ = [
     "set_primary_address",
     "set_value",
     "status",
+    "subscribe",
     "use_key",
 ]
 
@@ -67,6 +72,8 @@ RECONFIG_SUPPORTED: Final = 117
 ENABLE_STREAM_RESET: Final = 118
 RESET_STREAMS: Final = 119
 ADD_STREAMS: Final = 121
+STREAM_SCHEDULER: Final = 123
+STREAM_SCHEDULER_VALUE: Final = 124
 EVENT: Final = 127
 ASCONF_SUPPORTED: Final = 128
 
@@ -81,12 +88,13 @@ AUTH_SUPPORTED: Final = 129
 ASSOC_CHANGE: Final = 0x8001
 _PEER_ADDR_CHANGE: Final = 0x8002
 PEER_SHUTDOWN: Final = 0x8005
-_SENDER_DRY: Final = 0x8009
+SENDER_DRY: Final = 0x8009
 _STREAM_RESET: Final = 0x800A
 _STREAM_CHANGE: Final = 0x800C
 _SEND_FAILED: Final = 0x800D
+#: What a socket subscribes before it connects or listens.
 EVENTS: Final = (
-    *(ASSOC_CHANGE, _PEER_ADDR_CHANGE, PEER_SHUTDOWN, _SENDER_DRY),
+    *(ASSOC_CHANGE, _PEER_ADDR_CHANGE, PEER_SHUTDOWN),
     *(_STREAM_RESET, _STREAM_CHANGE, _SEND_FAILED),
 )
 #: States of ASSOC_CHANGE.
@@ -120,12 +128,31 @@ _TTL: Final = 0x10
 _RETRANSMISSIONS: Final = 0x20
 #: Of STREAM_RESET.
 _INCOMING: Final = 1
-_DENIED_OR_FAILED: Final = 4 | 8
+_DENIED: Final = 4
+_FAILED: Final = 8
 _RESET_INCOMING: Final = 1
 _RESET_OUTGOING: Final = 2
 
 
+#: Of connScheduler.
+FIRST_COME: Final = 0
+SCHEDULERS: Final = {
+    Scheduler.FIRST_COME_FIRST_SERVED: FIRST_COME,
+    Scheduler.PRIORITY_BASED: 1,
+    Scheduler.ROUND_ROBIN: 2,
+}
+
+
 # -- options
+
+
+def subscribe(sock: socket.socket, event: int) -> None:
+    """Be notified of something from now on.
+
+    Raises:
+        OSError: The kernel does not know it, or the association is gone.
+    """
+    sock.setsockopt(IPPROTO_SCTP, EVENT, struct.pack("=iHBx", 0, event, 1))
 
 
 def set_value(sock: socket.socket, option: int, value: int) -> None:
@@ -286,11 +313,12 @@ def hurried(item: tuple[int, int, bytes]) -> tuple[int, int, bytes]:
 
 def pr_item(*, lifetime: float | None, reliable: bool) -> tuple[int, int, bytes] | None:
     """When it is given up (SCTP_PRINFO); ``None``: never."""
-    if not reliable:
-        return (IPPROTO_SCTP, 5, _PRINFO.pack(_RETRANSMISSIONS, 0))
+    # There is room for one policy; within its lifetime more than one attempt does no harm.
     if lifetime is not None:
         milliseconds = max(1, min(round(lifetime * 1000), 0xFFFFFFFF))
         return (IPPROTO_SCTP, 5, _PRINFO.pack(_TTL, milliseconds))
+    if not reliable:
+        return (IPPROTO_SCTP, 5, _PRINFO.pack(_RETRANSMISSIONS, 0))
     return None
 
 
@@ -320,18 +348,20 @@ def association_change(notification: bytes) -> tuple[int, int, bytes]:
 def notice_of(notification: bytes) -> Notice | None:
     """A notification in the words of engines; ``None`` for others."""
     kind, flags, _ = _HEADER.unpack_from(notification)
-    if kind == _SENDER_DRY:
+    if kind == SENDER_DRY:
         return Dry()
     if kind == _SEND_FAILED and len(notification) >= 32:
         (number,) = struct.unpack_from("=I", notification, 20)
         return Unsent(number, was_on_wire=bool(flags & 1))
     if kind == _STREAM_RESET:
-        if flags & _DENIED_OR_FAILED:
-            return ResetFailed()
+        if flags & (_DENIED | _FAILED):
+            return ResetFailed(for_good=bool(flags & _DENIED))
         streams = struct.unpack_from(f"={(len(notification) - 12) // 2}H", notification, 12)
         return Reset(streams, incoming=bool(flags & _INCOMING))
     if kind == _STREAM_CHANGE:
-        return ResetFailed() if flags & _DENIED_OR_FAILED else StreamsAdded()
+        if flags & (_DENIED | _FAILED):
+            return ResetFailed(for_good=bool(flags & _DENIED))
+        return StreamsAdded()
     if kind == _PEER_ADDR_CHANGE and len(notification) >= _HEADER.size + _ADDRESS + 4:
         at = _HEADER.size
         (state,) = struct.unpack_from("=i", notification, at + _ADDRESS)

@@ -92,5 +92,6 @@ class SCTPListeningFlow(StreamListener):
         """An accepted association: its first stream."""
         sock.setblocking(False)
         loop = asyncio.get_running_loop()
-        engine = KernelEngine(loop, sock, self.request.properties)
-        return Association(loop, engine, connected=False).first
+        properties = self.request.properties
+        engine = KernelEngine(loop, sock, properties)
+        return Association(loop, engine, connected=False, properties=properties).first

@@ -134,7 +134,7 @@ def configure(
     for event in linux.EVENTS:
         # A kernel that lacks one of the younger events lacks what it would tell of.
         with contextlib.suppress(OSError):
-            sock.setsockopt(level, linux.EVENT, struct.pack("=iHBx", 0, event, 1))
+            linux.subscribe(sock, event)
     for option, value in (
         (linux.PR_SUPPORTED, 1),
         (linux.RECONFIG_SUPPORTED, 1),

@@ -62,6 +62,10 @@ _TABLE: Final = MappingProxyType(
             "come and go (ASCONF, RFC 5061); what listens without an address always names all",
         ),
         "keepAlive": (_O, "HEARTBEAT to addresses that are idle"),
+        "activeReadBeforeSend": (
+            _O,
+            "either side may write first; Prefer and Require: a clone is an association of its own",
+        ),
         # Connection Properties.
         "keepAliveTimeout": (_A, "the interval of HEARTBEAT; 5 s unless it is set"),
         "multipathPolicy": (
@@ -78,6 +82,12 @@ _TABLE: Final = MappingProxyType(
             "IP_TOS and IPV6_TCLASS of every packet; Nagle's algorithm is on for "
             "Capacity-Seeking and Scavenger, else off",
         ),
+        "connPriority": (_A, "with Priority-Based, the kernel's scheduler goes by it"),
+        "connScheduler": (
+            _A,
+            "First-Come, First-Served, Round-Robin and Priority-Based by the kernel; with others "
+            "what waits for the kernel",
+        ),
         "sendMsgMaxLen": (_A, "SO_SNDBUF: the kernel takes a Message whole"),
         "recvMsgMaxLen": (_A, "sys.maxsize: longer Messages come in parts"),
         "singularTransmissionMsgMaxLen": (_A, "the fragmentation point of SCTP_STATUS"),
@@ -87,7 +97,8 @@ _TABLE: Final = MappingProxyType(
         "msgOrdered": (_A, "False: the U flag, and the Message may overtake others"),
         "msgLifetime": (
             _A,
-            "while it waits here, and where the peer has partial reliability in the kernel, too",
+            "while it waits here, and where the peer has partial reliability in the kernel, too; "
+            "the outcome comes when all is acknowledged",
         ),
         "msgReliable": (_O, "False: it is sent once, where the peer has partial reliability"),
         "final": (_N, "no Send is taken after it; the peer is not told, as there is no half-close"),
@@ -168,7 +179,7 @@ class SCTP(Transport):
                 addresses.follow_system(sock)
             await _connected(loop, sock, addresses.connect_to(sock, remotes))
             engine = KernelEngine(loop, sock, properties, remotes)
-            return Association(loop, engine, connected=True).first
+            return Association(loop, engine, connected=True, properties=properties).first
         except EstablishmentError:
             sock.close()
             raise
