@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from benchmarks import datagrams, local, memory
+from benchmarks import datagrams, local, memory, messages
 from benchmarks.harness import LOOPS, SETTLED, Result, Worker, compare, one_core, peer
 from benchmarks.work import ROWS
 
@@ -20,7 +20,12 @@ if TYPE_CHECKING:
     from benchmarks.candidates import Peer
 
 #: Rows with processes of their own.
-APART: Final = {"datagrams": datagrams.datagrams, "dtls": datagrams.secured, "memory": memory.idle}
+APART: Final = {
+    "datagrams": datagrams.datagrams,
+    "dtls": datagrams.secured,
+    "sctp": messages.messages,
+    "memory": memory.idle,
+}
 LOCAL: Final = {"import": local.importing, "select": local.selecting}
 
 
