@@ -28,7 +28,7 @@ PORT = 7000
 PLAIN = taps.SecurityParameters.disabled()
 #: Seconds, on paths of a short round trip: what README promises. Until what was on its way
 #: goes another way; until PathChange tells of a dead path, and of one that works again.
-INTERRUPTED, DEAD, BACK = 1.0, 4.0, 20.0
+INTERRUPTED, DEAD, BACK = 1.0, 5.0, 20.0
 #: On a busy machine.
 PATIENCE = 5.0
 SCTP = 132
