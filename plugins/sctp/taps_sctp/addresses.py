@@ -246,7 +246,10 @@ def paths(sock: socket.socket) -> Paths:
     primary = linux.primary_address(sock)
     remote = []
     for address in peer_addresses(sock):
-        state, round_trip, timeout, mtu = linux.path(sock, address)
+        try:
+            state, round_trip, timeout, mtu = linux.path(sock, address)
+        except OSError:  # the peer gave it up in this moment
+            continue
         remote.append(PathInfo(address, state, address == primary, round_trip, timeout, mtu))
     return Paths(tuple(local_addresses(sock)), tuple(remote))
 
