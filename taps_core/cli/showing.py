@@ -83,9 +83,7 @@ def _show_row(registry: Registry, output: Output, row: Row) -> None:
             ("reaches", ", ".join(sorted(declaration.serves))),
             (
                 "deployable",
-                "yes: any peer may be expected to speak it"
-                if declaration.deployable
-                else "needs evidence that the peer speaks it: ranked after the others",
+                _deployability(declaration),
             ),
         ]
     table = registry.capabilities(declaration)
@@ -93,6 +91,14 @@ def _show_row(registry: Registry, output: Output, row: Row) -> None:
     output.table(("", ""), facts, indent=2)
     _show_table(output, table, {each.name: each for each in declaration.properties})
     _show_properties(output, declaration.properties)
+
+
+def _deployability(transport: Transport) -> str:
+    if transport.on_request:
+        return "on request only: by protocol= of an Endpoint, or by policy"
+    if transport.deployable:
+        return "yes: any peer may be expected to speak it"
+    return "needs evidence that the peer speaks it: ranked after the others"
 
 
 def _plain_facts(row: Row) -> Iterator[tuple[str, str]]:
@@ -241,6 +247,7 @@ def _as_json(registry: Registry, row: Row) -> dict[str, Any]:
     if isinstance(declaration, Transport):
         told["serves"] = sorted(declaration.serves)
         told["deployable"] = declaration.deployable
+        told["on_request"] = declaration.on_request
     told["properties"] = [_property_as_json(each) for each in declaration.properties]
     return told
 

@@ -257,6 +257,9 @@ class Transport(_Declaration):
     #: False for protocols that need evidence that the peer speaks them
     #: (a cached success, an SVCB record, ``protocol=``): ranked after the others.
     deployable: bool = True
+    #: True for protocols that are tried, or listened on, only where they are asked for:
+    #: by ``protocol=`` of an Endpoint or by a system policy that prefers them.
+    on_request: bool = False
 
     #: Whether ``connect`` does a simultaneous open for ``role="rendezvous"``.
     rendezvous: bool = False

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator, Sequence
 
     from taps_core.model.endpoints import Endpoint, LocalEndpoint, RemoteEndpoint
+    from taps_core.model.layers import Transport
     from taps_core.model.properties import Property, TransportProperties
     from taps_core.model.security import SecurityParameters
     from taps_core.planning.stacks import Plugins, Stack
@@ -133,6 +134,13 @@ class Demands:
     def _unreached(self, stack: Stack) -> Iterator[Why]:
         if self._role == "rendezvous" and not stack.transport.rendezvous:
             yield Why(f"{stack.transport.label} has no Rendezvous", By.APPLICATION)
+        if stack.transport.on_request and not self._is_asked_for(stack.transport):
+            name = stack.transport.name
+            sentence = (
+                f'is used only where it is asked for: by protocol="{name}" on an Endpoint, or by '
+                "a system policy that prefers it"
+            )
+            yield Why(sentence, By.DEFAULT)
         for what, endpoints in (("Local", self._local), ("Remote", self._remote)):
             if not endpoints or any(stack.serves(*each) for each in endpoints):
                 continue
@@ -144,6 +152,13 @@ class Demands:
                 served = " and ".join(_kind_word(kind) for kind in sorted(stack.reaches))
                 sentence = f"reaches {served}, which the {what} Endpoint is not"
             yield Why(sentence, By.APPLICATION)
+
+    def _is_asked_for(self, transport: Transport) -> bool:
+        return (
+            transport.name in self._evidence
+            or transport.name in self._policy.preferred
+            or any(protocol == transport.name for _, protocol in self._local)
+        )
 
     def _unmet(self, stack: Stack) -> Iterator[Why]:
         for name in self._required:

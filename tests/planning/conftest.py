@@ -28,10 +28,20 @@ class SyntheticTransport(Transport):
 
     rendezvous = True
 
-    def __init__(self, name, capabilities=None, *, deployable=True, serves=("ip",), properties=()):
+    def __init__(
+        self,
+        name,
+        capabilities=None,
+        *,
+        deployable=True,
+        on_request=False,
+        serves=("ip",),
+        properties=(),
+    ):
         self.name = name
         self.capabilities = capabilities or Capabilities.byte_stream()
         self.deployable = deployable
+        self.on_request = on_request
         self.serves = frozenset(serves)
         self.properties = properties
         self.answer = AVAILABLE

@@ -10,7 +10,7 @@ from taps_core.model.capabilities import (
     Protection,
     Support,
 )
-from taps_core.model.endpoints import RemoteEndpoint
+from taps_core.model.endpoints import LocalEndpoint, RemoteEndpoint
 from taps_core.model.errors import EstablishmentError
 from taps_core.model.properties import (
     PROPERTIES,
@@ -100,6 +100,29 @@ def test_policy_reasons_are_given(everything):
         "DTLS/SCTP": [],
         "TLS/TCP": ["system policy avoids tcp"],
     }
+
+
+def test_what_is_used_on_request_is_no_candidate_unless_it_is_asked_for(synthetic):
+    plugins = synthetic.installed(
+        [
+            synthetic.transport("a"),
+            synthetic.transport("b", deployable=False, on_request=True),
+        ]
+    )
+    remote = RemoteEndpoint(hostname="example.net", port=7)
+    usual = select(plugins, security=PLAIN, remote=[remote])
+    assert names(usual) == ["A"]
+    (why,) = usual.rejected[0].reasons
+    assert 'protocol="b" on an Endpoint' in why.sentence
+    for role, endpoints in (
+        ("initiate", {"remote": [remote.with_protocol("b")]}),
+        ("listen", {"local": [LocalEndpoint(port=7, protocol="b")]}),
+    ):
+        assert names(select(plugins, security=PLAIN, role=role, **endpoints)) == ["B"]
+    policy = Policy(preferred=["b"])
+    assert names(select(plugins, security=PLAIN, remote=[remote], policy=policy)) == ["B", "A"]
+    evidence = frozenset({"b"})
+    assert "B" in names(select(plugins, security=PLAIN, remote=[remote], evidence=evidence))
 
 
 @pytest.mark.requirement("R-9623-4.1.1.3-02")

@@ -116,10 +116,11 @@ class Stage:
     def remote(self) -> RemoteEndpoint:
         """Where a client finds the listener."""
         bound = self.listener.local_endpoint
-        if bound.identifiers:
-            return RemoteEndpoint(identifiers=bound.identifiers)
         return RemoteEndpoint(
-            ip_address=bound.ip_address, port=bound.port, interface=bound.interface
+            ip_address=bound.ip_address,
+            port=bound.port,
+            interface=bound.interface,
+            identifiers=bound.identifiers,
         )
 
     async def connect_to(self, remote: RemoteEndpoint) -> Flow:
