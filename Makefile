@@ -53,5 +53,5 @@ $(INSTALLED): $(PROJECTS)
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --upgrade "pip>=25.1"
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --group dev \
-		--editable ".[cli,testing]" $(addprefix --editable ./,plugins/tcp plugins/udp plugins/tls plugins/sctp framers)
+		--editable ".[cli,testing]" $(addprefix --editable ./,plugins/tcp plugins/udp plugins/tls plugins/sctp[udp] framers)
 	@touch $@

@@ -1,4 +1,4 @@
-"""SCTP for taps: declares the transport ``sctp``."""
+"""SCTP for taps: declares the transports ``sctp`` and ``sctp-udp``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from taps_core.plugin import hookimpl
 from taps_sctp.addresses import PathInfo, Paths
+from taps_sctp.over_udp import SCTPOverUDP
 from taps_sctp.transport import SCTP
 
 if TYPE_CHECKING:
@@ -13,10 +14,10 @@ if TYPE_CHECKING:
 
     from taps_core.plugin import Transport
 
-__all__ = ["SCTP", "PathInfo", "Paths"]
+__all__ = ["SCTP", "PathInfo", "Paths", "SCTPOverUDP"]
 
 
 @hookimpl
 def taps_transports() -> Sequence[Transport]:
-    """Declare SCTP. Nothing is probed or opened here."""
-    return (SCTP(),)
+    """Declare them. Nothing is probed or opened here."""
+    return (SCTP(), SCTPOverUDP())

@@ -30,6 +30,7 @@ __all__ = [
     "heartbeat_of",
     "open_socket",
     "set_capacity_profile",
+    "waits_for_company",
 ]
 
 PRIMARY_PATH: Final = "_taps.primaryPath"
@@ -76,8 +77,8 @@ HEARTBEAT: Final = 5000
 PATH_RETRANSMISSIONS: Final = 3
 #: Streams that are asked for; the peer may take any number.
 STREAMS: Final = 256
-_MOST_STREAMS: Final = 65535
-_INIT_ATTEMPTS: Final = 8
+MOST_STREAMS: Final = 65535
+INIT_ATTEMPTS: Final = 8
 _IP_TOS: Final = (socket.IPPROTO_IP, socket.IP_TOS)
 _IPV6_TCLASS: Final = (socket.IPPROTO_IPV6, 67)
 
@@ -121,7 +122,7 @@ def configure(
     sock.setsockopt(
         level,
         linux.INITMSG,
-        struct.pack("=HHHH", STREAMS, _MOST_STREAMS, _INIT_ATTEMPTS, RTO[1]),
+        struct.pack("=HHHH", STREAMS, MOST_STREAMS, INIT_ATTEMPTS, RTO[1]),
     )
     first, longest, shortest = RTO
     sock.setsockopt(level, linux.RTOINFO, struct.pack("=iIII", 0, first, longest, shortest))
@@ -176,5 +177,9 @@ def set_capacity_profile(sock: socket.socket, profile: CapacityProfile) -> None:
     for option in (_IP_TOS, _IPV6_TCLASS) if sock.family == socket.AF_INET6 else (_IP_TOS,):
         with contextlib.suppress(OSError):
             sock.setsockopt(*option, value)
-    waits = profile in (CapacityProfile.CAPACITY_SEEKING, CapacityProfile.SCAVENGER)
-    sock.setsockopt(linux.IPPROTO_SCTP, linux.NODELAY, int(not waits))
+    sock.setsockopt(linux.IPPROTO_SCTP, linux.NODELAY, int(not waits_for_company(profile)))
+
+
+def waits_for_company(profile: CapacityProfile) -> bool:
+    """Whether small Messages wait for each other (Nagle)."""
+    return profile in (CapacityProfile.CAPACITY_SEEKING, CapacityProfile.SCAVENGER)
