@@ -1,10 +1,10 @@
-"""Peers that are not ours: plain sockets, socat, lksctp's and iperf3's programs; and what
-tshark makes of an association."""
+"""Peers that are not ours: plain sockets, socat, lksctp's program; what tshark makes of it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 import subprocess
 from typing import TYPE_CHECKING, Any
@@ -28,9 +28,12 @@ pytestmark = pytest.mark.lab
 
 
 def need(program: str, package: str) -> None:
-    """Skip where a program is missing."""
-    if shutil.which(program) is None:
-        pytest.skip(f"{program} is missing (Debian: {package})")
+    """Skip where a program is missing, or fail if it has to be there."""
+    if shutil.which(program) is not None:
+        return
+    if program in os.environ.get("TAPS_REQUIRE", "").split(","):
+        pytest.fail(f"{program} is not installed, and TAPS_REQUIRE demands it", pytrace=False)
+    pytest.skip(f"{program} is missing (Debian: {package})")
 
 
 @contextlib.contextmanager
