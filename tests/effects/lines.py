@@ -26,10 +26,13 @@ if TYPE_CHECKING:
 
 REGISTRY = Registry.from_entry_points()
 #: The transports of this project that can run here; third parties' are not ours to try.
+#: Those that are candidates only where they are asked for have tests of their own.
 TRANSPORTS = [
     transport
     for transport in REGISTRY.transports.values()
-    if type(transport).__module__.startswith("taps_") and REGISTRY.availability(transport).available
+    if type(transport).__module__.startswith("taps_")
+    and REGISTRY.availability(transport).available
+    and not transport.on_request
 ]
 #: Security over a stream; a plain peer over datagrams has none.
 (TLS,) = [layer for layer in REGISTRY.security_layers.values() if layer.name == "tls"]

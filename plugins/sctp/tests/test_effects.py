@@ -67,7 +67,7 @@ SHOWN = {
         "test_streams.py",
         "test_with_a_peer_that_cannot_reset_streams_messages_tell_their_stream",
     ),
-    "recvMsgMaxLen": ("test_bulk.py", "test_a_message_of_three_megabytes_under_loss"),
+    "recvMsgMaxLen": ("test_bulk.py", "test_a_message_of_three_megabytes"),
     "keepAliveTimeout": (
         "test_effects.py",
         "test_keep_alive_timeout_is_the_interval_of_heartbeats",
