@@ -220,7 +220,7 @@ def remove_addresses(sock: socket.socket, addresses: Sequence[str]) -> None:
 
 
 def _change(sock: socket.socket, addresses: Sequence[str], action: str, verb: str) -> None:
-    import sctp  # type: ignore[import-untyped]  # where there are several addresses
+    import sctp  # type: ignore[import-untyped]  # pysctp has no types; loaded only here
 
     port = sock.getsockname()[1]
     try:

@@ -150,7 +150,7 @@ class Engine(ABC):
             OSError: It cannot be sent, now or ever.
         """
 
-    def tell_when_dry(self) -> None:  # noqa: B027  # there are those that always tell
+    def tell_when_dry(self) -> None:  # noqa: B027  # optional: an engine that always tells has nothing to do
         """Tell :class:`Dry` from now on; once at once, if all is acknowledged now."""
 
     @abstractmethod
@@ -187,7 +187,7 @@ class Engine(ABC):
             OSError: Not at all.
         """
 
-    def prioritize(self, stream: int, priority: int) -> None:  # noqa: B027  # few schedule
+    def prioritize(self, stream: int, priority: int) -> None:  # noqa: B027  # optional: most engines have no scheduler
         """Where ``apply`` took connScheduler for Priority-Based: a lower one is sent first."""
 
     @property
@@ -213,7 +213,7 @@ class Engine(ABC):
         """As ``RecordCarrier.install_key``."""
         return False
 
-    def use_key(self) -> None:  # noqa: B027  # without keys there is nothing to use
+    def use_key(self) -> None:  # noqa: B027  # optional: as install_key, which takes none
         """As ``RecordCarrier.use_key``."""
 
     def change_endpoints(
