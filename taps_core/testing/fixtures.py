@@ -27,7 +27,7 @@ import importlib.util
 import os
 import shutil
 import sys
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, cast
 
 import pytest
 
@@ -55,6 +55,7 @@ __all__ = [
     "loop_name",
     "memory_network",
     "memory_transport",
+    "missing",
     "run",
     "sweep",
     "virtual_network",
@@ -138,13 +139,19 @@ def kernel_network() -> Iterator[KernelNetwork]:
         with KernelNetwork() as network:
             for program in ("nft", "ip"):
                 if shutil.which(program, path=PROGRAMS) is None:
-                    _missing("kernel-network", f"{program} is not installed")
+                    missing("kernel-network", f"{program} is not installed")
             yield network
     except PermissionError as error:
-        _missing("kernel-network", f"no network of its own without root's rights ({error})")
+        missing("kernel-network", f"no network of its own without root's rights ({error})")
 
 
-def _missing(name: str, sentence: str) -> None:
+def missing(name: str, sentence: str) -> NoReturn:
+    """Skip the test, which lacks something; fail it where TAPS_REQUIRE demands that.
+
+    Args:
+        name: Its word in TAPS_REQUIRE.
+        sentence: What is missing.
+    """
     if name in os.environ.get("TAPS_REQUIRE", "").split(","):
         pytest.fail(f"{sentence}, and TAPS_REQUIRE demands it", pytrace=False)
     pytest.skip(sentence)

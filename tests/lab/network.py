@@ -1,5 +1,9 @@
 """Hosts, and paths between them, on the kernel's network: with delay, with loss, or dead.
 
+In the lab (tests marked ``lab``), and on the kernel of this machine, where it takes root's
+rights: there loss and black holes are nftables', and delay and the rest take netem, which not
+every kernel has. :data:`ON_BOTH` runs a test on either.
+
 A host is a network namespace. Code is on a host inside ``with host.use()``, and so is all that
 it starts there, tasks and callbacks, for as long as that lasts: the context (:mod:`contextvars`)
 decides where a socket is opened. Words are those of
@@ -24,6 +28,7 @@ import contextlib
 import functools
 import os
 import pathlib
+import shutil
 import socket
 import subprocess
 from contextvars import ContextVar
@@ -32,7 +37,8 @@ from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeVar
 import pytest
 
 from taps_core.testing import Capture, KernelNetwork
-from taps_core.testing.kernel_network import OWN_NETWORK, inside
+from taps_core.testing.fixtures import missing
+from taps_core.testing.kernel_network import OWN_NETWORK, PROGRAMS, inside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -40,7 +46,16 @@ if TYPE_CHECKING:
 
     P = ParamSpec("P")
 
-__all__ = ["ConditionKeywords", "Host", "Network", "Path", "Way", "two_hosts", "two_paths"]
+__all__ = [
+    "ON_BOTH",
+    "ConditionKeywords",
+    "Host",
+    "Network",
+    "Path",
+    "Way",
+    "two_hosts",
+    "two_paths",
+]
 
 T = TypeVar("T")
 
@@ -56,6 +71,12 @@ _DEPENDENT: Final = (
     (subprocess.Popen, "__init__"),
 )
 _VERSIONS: Final = (4, 6)
+#: Whether this is the lab's guest.
+_IN_LAB: Final = "TAPS_LAB" in os.environ
+#: For a test that is to hold on this machine's kernel and on the lab's.
+ON_BOTH: Final = pytest.mark.parametrize(
+    "kernel", ["own", pytest.param("lab", marks=pytest.mark.lab)], indirect=True
+)
 #: Of IP versions: a filter's word; ``None``: for all.
 _PROTOCOLS: Final = {4: "ip", 6: "ipv6", None: "all"}
 #: Priority of the filter for all; those for one version have its number.
@@ -107,6 +128,8 @@ class Host:
             self.descriptor = os.open(OWN_NETWORK, os.O_RDONLY | os.O_CLOEXEC)
         # An interface that is down for a while loses no address.
         self.sysctl("net/ipv6/conf/all/keep_addr_on_down", 1)
+        # Nor does its link-local address take a second to be there.
+        self.sysctl("net/ipv6/conf/default/accept_dad", 0)
 
     def __repr__(self) -> str:
         return f"<Host {self.name}>"
@@ -149,7 +172,13 @@ class Host:
         """
         try:
             return self.call(
-                subprocess.run, command, input=text, check=True, capture_output=True, text=True
+                subprocess.run,
+                command,
+                input=text,
+                check=True,
+                capture_output=True,
+                text=True,
+                env={**os.environ, "PATH": PROGRAMS},
             ).stdout
         except subprocess.CalledProcessError as error:
             error.add_note(error.stderr)
@@ -224,6 +253,58 @@ class Way:
         self._first.clear()
 
 
+class FilteredWay(Way):
+    """One direction of a path on a kernel that need not have netem.
+
+    What is dropped is dropped where it arrives: a sender would be told.
+    """
+
+    def __init__(self, source: Host, interface: str, target: Host) -> None:
+        super().__init__(source, interface)
+        self._target = target
+        self._dropped: dict[int | None, None] = {}
+        self._loss = 0.0
+
+    def set(self, **conditions: Unpack[ConditionKeywords]) -> Self:
+        """As :meth:`Way.set`; anything but loss takes netem.
+
+        The test is skipped where there is none, or fails if TAPS_REQUIRE names ``netem``.
+        """
+        self._loss = conditions.pop("loss", self._loss)
+        self._filter()
+        if any(conditions.values()):
+            try:
+                super().set(**conditions)
+            except subprocess.CalledProcessError as error:
+                if "qdisc kind is unknown" not in error.stderr:
+                    raise
+                missing("netem", "this kernel has no netem: mark the test lab")
+        return self
+
+    def drop(self, version: int | None = None) -> None:
+        """As :meth:`Way.drop`."""
+        self._dropped[version] = None
+        self._filter()
+
+    def pass_on(self) -> None:
+        """As :meth:`Way.pass_on`."""
+        self._dropped.clear()
+        self._filter()
+
+    def _filter(self) -> None:
+        table = f"inet lab_{self._interface}"
+        arrived = f'iifname "{self._interface}"'
+        family = {4: "meta nfproto ipv4", 6: "meta nfproto ipv6", None: ""}
+        rules = [f"{arrived} {family[version]} drop" for version in self._dropped]
+        if self._loss:
+            share = round(self._loss * 1_000_000)
+            rules.append(f"{arrived} numgen random mod 1000000 < {share} drop")
+        chain = ["chain arriving {", "type filter hook prerouting priority -300;", *rules, "}"]
+        # Made first, as it can only be deleted if it is there.
+        lines = [f"table {table}", f"delete table {table}", f"table {table} {{", *chain, "}"]
+        self._target.run("nft", "-f", "-", text="\n".join(lines) + "\n")
+
+
 class Path:
     """A cable between two hosts, with an interface at each that has its name.
 
@@ -251,8 +332,13 @@ class Path:
                 f"addr add {self.address(host, 6)}/64 dev {self.name} nodad",
                 *self._raised(host),
             )
-        self.there = Way(one, self.name)
-        self.back = Way(other, self.name)
+        self._more: dict[Host, list[str]] = {one: [], other: []}
+        self._is_down = False
+        if _IN_LAB:
+            self.there, self.back = Way(one, self.name), Way(other, self.name)
+        else:
+            self.there = FilteredWay(one, self.name, other)
+            self.back = FilteredWay(other, self.name, one)
 
     def __repr__(self) -> str:
         return f"<Path {self.name}: {self._ends[0].name} and {self._ends[1].name}>"
@@ -272,6 +358,7 @@ class Path:
 
     def down(self) -> None:
         """Pull the cable: nothing gets through, and the hosts see it."""
+        self._is_down = True
         for host in self._ends:
             host.ip(f"link set {self.name} down")
 
@@ -284,8 +371,31 @@ class Path:
         """What is sent from now on gets through."""
         for host in self._ends:
             host.ip(*self._raised(host))
+        self._is_down = False
+        for host in self._ends:
+            for command in self._more[host]:
+                host.run("ip", *command.split())
         self.there.pass_on()
         self.back.pass_on()
+
+    def route(self, host: Host, target: str) -> None:
+        """Let one of the two hosts reach ``target`` by the other one; later paths count less."""
+        version = 6 if ":" in target else 4
+        peer = self._ends[1 - self._ends.index(host)]
+        command = (
+            f"-{version} route replace {target} via {self.address(peer, version)} "
+            f"dev {self.name} onlink metric {self._number}"
+        )
+        # Routes go with an interface that goes down.
+        self._more[host].append(command)
+        if not self._is_down:
+            host.run("ip", *command.split())
+
+    def introduce(self, host: Host, address: str) -> None:
+        """Let the other host know whose a further address is: asking takes a second at first."""
+        peer = self._ends[1 - self._ends.index(host)]
+        hardware = self._hardware(host)
+        peer.ip(f"neigh replace {address} dev {self.name} lladdr {hardware} nud permanent")
 
     def _hardware(self, host: Host) -> str:
         return f"02:00:00:00:{self._number:02x}:{self._ends.index(host) + 1:02x}"
@@ -336,6 +446,14 @@ class Network:
         self.paths.append(path)
         return path
 
+    def shared_address(self, version: int = 4) -> str:
+        """An address of the server's that all paths to it lead to, the first one by default."""
+        address = "10.0.0.80" if version == 4 else "2001:db8::80"
+        self.server.run("ip", f"-{version}", "addr", "replace", address, "dev", "lo")
+        for path in self.paths:
+            path.route(self.client, address)
+        return address
+
     def __enter__(self) -> Self:
         for owner, name in _DEPENDENT:
             function = getattr(owner, name)
@@ -369,8 +487,27 @@ def _on_host(function: Callable[P, T]) -> Callable[P, T]:
 
 
 @pytest.fixture
+def kernel(request: pytest.FixtureRequest) -> str:
+    """Of :data:`ON_BOTH`: whose kernel it is, ``"own"`` or ``"lab"``."""
+    return str(request.param)
+
+
+@pytest.fixture
 def two_hosts() -> Iterator[Network]:
-    """``client`` and ``server``, and one path between them. For tests marked ``lab``."""
+    """``client`` and ``server``, and one path between them.
+
+    In the lab, or on this machine's kernel: there a test without the rights, or without the
+    programs, is skipped, or fails if TAPS_REQUIRE names ``kernel-network``.
+    """
+    if not _IN_LAB:
+        for program in ("ip", "nft"):
+            if shutil.which(program, path=PROGRAMS) is None:
+                missing("kernel-network", f"{program} is not installed")
+        try:
+            with KernelNetwork():
+                pass
+        except (OSError, AttributeError) as error:  # of another system, too
+            missing("kernel-network", f"no network of its own without root's rights ({error})")
     with Network() as network:
         network.lay()
         yield network
@@ -378,6 +515,6 @@ def two_hosts() -> Iterator[Network]:
 
 @pytest.fixture
 def two_paths(two_hosts: Network) -> Network:
-    """``client`` and ``server``, and two paths between them. For tests marked ``lab``."""
+    """``client`` and ``server``, and two paths between them; else as ``two_hosts``."""
     two_hosts.lay()
     return two_hosts
