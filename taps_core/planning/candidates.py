@@ -4,18 +4,21 @@ A candidate is a leaf of the tree path → Protocol Stack → derived endpoint:
 one stack, one address to reach, and the local endpoint to use. One node
 branches in one way only. Names were resolved before; this part is pure.
 
-There is one path for now, the system's own choice: ``"default"``.
+Unless something is asked for about paths, there is one, the system's own choice:
+``"default"``. Others are chosen in :mod:`taps_core.planning.paths`, and are a branch by
+the Local Endpoints that lead to each remote.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from taps_core.model.properties import Preference
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping, Sequence
+    from collections.abc import Hashable, Sequence
 
     from taps_core.model.endpoints import Endpoint, LocalEndpoint, RemoteEndpoint
     from taps_core.planning.stacks import Stack
@@ -26,6 +29,7 @@ __all__ = [
     "Leaf",
     "RankedStack",
     "build_leaves",
+    "chooses_paths",
     "companions",
     "interleave",
 ]
@@ -104,10 +108,15 @@ class Leaf:
         return f"<Leaf {self.what}>"
 
 
+def chooses_paths(properties: Mapping[str, Any]) -> bool:
+    """Whether anything is asked for about interfaces or Provisioning Domains."""
+    return bool(properties["interface"] or properties["pvd"])
+
+
 def build_leaves(
     ranked: Sequence[RankedStack],
     remotes: Sequence[RemoteEndpoint],
-    locals_: Sequence[LocalEndpoint] = (),
+    locals_: Sequence[LocalEndpoint] | Mapping[RemoteEndpoint, Sequence[LocalEndpoint]] = (),
     *,
     properties: Mapping[str, Any],
     path: str = DEFAULT_PATH,
@@ -122,7 +131,8 @@ def build_leaves(
         remotes: Resolved endpoints, in the application's and the resolver's
             order. What has neither address nor identifier is no candidate.
         locals_: Resolved local endpoints. If there are any, only they are
-            used, each for the remotes of its own family.
+            used, each for the remotes of its own family; or those of each remote, where
+            a path decides that: a remote that it does not lead to is not there.
         properties: As ``ConnectRequest.properties``. With
             ``useTemporaryLocalAddress`` REQUIRE there is no IPv4.
         path: The path that the names were resolved on.
@@ -148,7 +158,8 @@ def build_leaves(
         hosts: dict[Hashable, list[Leaf]] = {}
         transport = each.stack.transport
         for remote in _reachable(remotes, transport.name, transport.serves):
-            for local in _usable(locals_, remote, transport.name, transport.serves):
+            here = locals_[remote] if isinstance(locals_, Mapping) else locals_
+            for local in _usable(here, remote, transport.name, transport.serves):
                 leaf = Leaf(each.stack, remote, local, path=path, group=group)
                 hosts.setdefault(leaf.host, []).append(leaf)
         if hosts:

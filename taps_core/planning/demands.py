@@ -20,7 +20,7 @@ from taps_core.model.properties import (
 )
 from taps_core.model.security import SecurityMode
 from taps_core.planning.ranking import By, Policy, Ranked, Why
-from taps_core.planning.stacks import SHARING
+from taps_core.planning.stacks import OF_PATHS, SHARING
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator, Sequence
@@ -41,11 +41,6 @@ _MATCHED: Final = tuple(
     if row.kind is Kind.SELECTION
     and row.value_type is ValueType.PREFERENCE
     and name != "useTemporaryLocalAddress"
-)
-
-#: Words that name a type of interface, not an instance (section 6.2.11).
-_INTERFACE_TYPES: Final = frozenset(
-    {"wi-fi", "wifi", "wlan", "cellular", "mobile", "ethernet", "wired", "loopback", "vpn"}
 )
 
 _KIND_WORDS: Final = {"ip": "IP addresses", "multicast": "multicast groups"}
@@ -374,7 +369,7 @@ class Demands:
                 given in ("multipath", "advertisesAltaddr")
                 and self._explicit[given] not in (Multipath.DISABLED, False)
                 and stack.support(given) is Support.NEVER
-            ):
+            ) or (given in OF_PATHS and not stack.takes_paths):
                 yield given
 
 
@@ -430,6 +425,8 @@ def _check_interfaces(
     wanted: Iterable[tuple[Preference, str]], local: Iterable[LocalEndpoint]
 ) -> None:
     # RFC 9622, section 6.1.4. Types of interface are for the paths to judge.
+    from taps_core.model.paths import type_named  # only where something is asked for
+
     wanted = tuple(wanted)
     required = {name for preference, name in wanted if preference is Preference.REQUIRE}
     prohibited = {name for preference, name in wanted if preference is Preference.PROHIBIT}
@@ -442,7 +439,7 @@ def _check_interfaces(
             name is not None
             and required
             and name not in required
-            and not any(each.lower() in _INTERFACE_TYPES for each in required)
+            and not any(map(type_named, required))
         ):
             refused.append(f"the Local Endpoint is on {name}, and {_listed(required)} is required")
         else:

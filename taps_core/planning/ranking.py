@@ -11,6 +11,7 @@ from taps_core.model.errors import NoCandidates, Reason
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
 
+    from taps_core.planning.paths import PathSelection
     from taps_core.planning.stacks import Stack
 
 __all__ = ["By", "Policy", "Ranked", "Rejected", "Selection", "Why"]
@@ -188,9 +189,10 @@ class Selection:
         ranked: Candidates, the best first.
         rejected: The others, by name.
         role: What was asked for: ``"initiate"``, ``"listen"``…
+        paths: The paths, likewise; ``None`` where nothing was asked for about them.
     """
 
-    __slots__ = ("ranked", "rejected", "role")
+    __slots__ = ("paths", "ranked", "rejected", "role")
 
     def __init__(
         self, ranked: Iterable[Ranked], rejected: Iterable[Rejected], role: str = "initiate"
@@ -198,8 +200,15 @@ class Selection:
         self.ranked = tuple(ranked)
         self.rejected = tuple(rejected)
         self.role = role
+        self.paths: PathSelection | None = None
         for place, each in enumerate(self.ranked, 1):
             each.place = place
+
+    def on_paths(self, paths: PathSelection) -> Selection:
+        """The same, with what was chosen about paths: that holds for this moment only."""
+        selection = Selection(self.ranked, self.rejected, self.role)
+        selection.paths = paths
+        return selection
 
     def candidates(self) -> tuple[Ranked, ...]:
         """``ranked``, if there is any.
@@ -210,6 +219,9 @@ class Selection:
         """
         if not self.ranked:
             raise self.error()
+        error = None if self.paths is None else self.paths.error()
+        if error is not None:
+            raise error
         return self.ranked
 
     def error(self) -> NoCandidates:
@@ -237,6 +249,7 @@ class Selection:
         """The same as values that ``json`` can write."""
         return {
             "role": self.role,
+            "paths": None if self.paths is None else self.paths.as_json(),
             "ranked": [each.as_json() for each in self.ranked],
             "rejected": [each.as_json() for each in self.rejected],
         }
@@ -258,6 +271,10 @@ class Selection:
         if self.rejected:
             lines.append("rejected:")
             lines += [line for each in self.rejected for line in _lines(each)]
+        if self.paths is not None:
+            lines.append("paths:")
+            for line in self.paths.lines():
+                lines += _wrapped(line, "  ")
         return "\n".join(lines)
 
     def __repr__(self) -> str:

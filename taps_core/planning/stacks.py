@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EVERYWHERE",
+    "OF_PATHS",
     "SHARING",
     "Installed",
     "Plugins",
@@ -51,9 +52,12 @@ __all__ = [
 #: Properties that the Connection or the system see to, whatever the stack, and how.
 EVERYWHERE: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "interface": "that of the Local Endpoint; candidates are not ranked by it",
-        "pvd": "accepted; candidates are not ranked by it",
-        "useTemporaryLocalAddress": "Require leaves out IPv4, which has none",
+        "interface": "each attempt is bound to an interface (SO_BINDTODEVICE, else to an address "
+        "of it); a Listener heeds Require and Prohibit alone",
+        "pvd": "each attempt is bound to an interface or address of the domain, and names are "
+        "asked of its resolvers; system policy says which domains there are",
+        "useTemporaryLocalAddress": "IPV6_ADDR_PREFERENCES (Linux); Require leaves out IPv4, which "
+        "has none; not on a Listener, where the peer chooses",
         "isolateSession": "names are asked for anew: no cached answer is used, none is left; what "
         "the system's kernel and resolver remember is shared all the same",
         "connState": "told by the Connection",
@@ -72,6 +76,10 @@ SHARING: Final = dict.fromkeys(
     ("connPriority", "connScheduler"),
     "its group has nothing in common to divide, until it has a limit, _taps.groupMaxSendRate",
 )
+#: Those that decide among the system's paths, which only transports over IP take.
+OF_PATHS: Final = frozenset({"interface", "pvd", "useTemporaryLocalAddress"})
+_OVER_IP: Final = frozenset({"ip", "multicast"})
+_NO_PATHS: Final = "it takes none of the system's paths"
 _UNSECURED: Final = "None: nothing secures the Connection"
 
 
@@ -214,8 +222,10 @@ class Stack:
         """How far setting (or reading, if that is all) a property does something here.
 
         Args:
-            name: Canonical name of a Connection or Message Property.
+            name: Canonical name of a Connection or Message Property, or one of OF_PATHS.
         """
+        if name in OF_PATHS and not self.takes_paths:
+            return Support.NEVER
         return effect_of(self.capabilities, name, self.definitions)
 
     def has_effect(self, name: str) -> bool:
@@ -234,6 +244,8 @@ class Stack:
         Args:
             name: Canonical name of a property of any kind.
         """
+        if name in OF_PATHS and not self.takes_paths:
+            return _NO_PATHS
         return note_of(self.capabilities, name)
 
     def no_effect(self, name: str) -> str | None:
@@ -246,6 +258,11 @@ class Stack:
             return None
         why = self.explain(name)
         return f"no effect on {self}: {why}" if why else f"no effect on {self}"
+
+    @property
+    def takes_paths(self) -> bool:
+        """Whether interfaces and addresses of this machine mean anything to it."""
+        return not self.transport.serves.isdisjoint(_OVER_IP)
 
     @property
     def definitions(self) -> tuple[Property, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from taps_core.model.capabilities import Support
 from taps_core.model.endpoints import LocalEndpoint, RemoteEndpoint, added, without
 from taps_core.model.errors import (
     ConnectionError,
@@ -25,9 +26,10 @@ from taps_core.model.events import (
     Closed,
     ConnectionReceived,
     Event,
+    PathChange,
     Ready,
 )
-from taps_core.model.properties import ConnectionState, message_property
+from taps_core.model.properties import ConnectionState, Multipath, message_property
 from taps_core.planning.states import ConnectionEvent as E
 from taps_core.planning.states import advance
 from taps_core.runtime.awaitables import (
@@ -195,8 +197,15 @@ class Connection(ReceivingHalf[T]):
                     "direction is Unidirectional send", reason=Reason.INVALID_CONFIGURATION
                 )
             )
-        if self._dispatcher is not None and not self.accepted:
-            self._dispatcher.emit(Ready())
+        if self._dispatcher is not None:
+            if not self.accepted:
+                self._dispatcher.emit(Ready())
+            self._consider_paths()
+        elif (
+            self._log is not None
+            or self._blueprint.effective["multipath"] is not Multipath.DISABLED
+        ):
+            self._consider_paths()
         self._settle()
         flow.start(inbox)
         self._group.established(self)
@@ -402,7 +411,28 @@ class Connection(ReceivingHalf[T]):
             self._dispatcher.emit(last, last=True)
 
     def _forget(self) -> None:
-        self._blueprint.runtime.connections.discard(self)
+        runtime = self._blueprint.runtime
+        runtime.connections.discard(self)
+        if runtime.monitor is not None:
+            runtime.monitor.forget(self)
+
+    def _consider_paths(self) -> None:
+        """Have paths watched if somebody wants to know: the application, or the stack."""
+        stack, dispatcher = self._stack, self._dispatcher
+        if stack is None or self._state is ConnectionState.CLOSED:
+            return
+        if (
+            self._log is None
+            and (dispatcher is None or not dispatcher.wants(PathChange))
+            and (
+                self._blueprint.effective["multipath"] is Multipath.DISABLED
+                or stack.support("multipath") is Support.NEVER
+            )
+        ):
+            return
+        local = self.local_endpoint
+        if local is not None and local.ip_address is not None and stack.takes_paths:
+            self._blueprint.runtime.watch_paths().tell(self)
 
     def _wake_end(self) -> None:
         waiters, self._end_waiters = self._end_waiters, None
@@ -466,11 +496,14 @@ class Connection(ReceivingHalf[T]):
         self._dispatch().on(event_type, handler)
         if event_type is ConnectionReceived:
             self._group.take_streams()
+        if issubclass(PathChange, event_type):
+            self._consider_paths()
         self._refresh()
 
     def events(self) -> EventStream[Any]:
         """All events from here on; ends after the terminal one."""
         stream = self._dispatch().stream()
+        self._consider_paths()
         self._refresh()
         return stream
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from taps_core.model.endpoints import RemoteEndpoint
 from taps_core.model.errors import Attempt, EstablishmentError, Reason, TapsError
 from taps_core.model.layers import ListenRequest
+from taps_core.planning.candidates import chooses_paths
 from taps_core.runtime.establishment import plugin_failed, ranking
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ class Doors:
         for index, asked in enumerate(self._blueprint.local):
             if asked.protocol not in (None, name):
                 continue
-            for endpoint in await resolver.resolve(asked):
+            for endpoint in self._on_paths(stack, await resolver.resolve(asked)):
                 # Two names of one address are one place to listen at.
                 place = (
                     endpoint.with_hostname(None).with_service(None).with_port(endpoint.port or None)
@@ -129,6 +130,15 @@ class Doors:
                 reason=Reason.INVALID_CONFIGURATION,
             )
         return list(found.values())
+
+    def _on_paths(
+        self, stack: Stack, endpoints: Sequence[LocalEndpoint]
+    ) -> Sequence[LocalEndpoint]:
+        """The same, bound to the interfaces that are left by Require and Prohibit, if any do."""
+        properties = self._blueprint.effective
+        if not chooses_paths(properties) or not stack.takes_paths:
+            return endpoints
+        return self._blueprint.runtime.system.paths.places(endpoints, properties)
 
     async def _open_addresses(
         self, stack: Stack, wanted: list[tuple[LocalEndpoint, int]]
@@ -261,7 +271,10 @@ class Doors:
         if asked.hostname is not None:
             return RemoteEndpoint(hostname=asked.hostname, port=bound.port)
         if bound.ip_address in _WILDCARDS:
-            return RemoteEndpoint(ip_address="127.0.0.1", port=bound.port)
+            address = None
+            if bound.interface is not None:  # others do not lead there
+                address = self._blueprint.runtime.system.paths.address_of(bound.interface)
+            return RemoteEndpoint(ip_address=address or "127.0.0.1", port=bound.port)
         # The interface of an IPv6 address may be its zone; IPv4 has none.
         zone = bound.interface if ":" in str(bound.ip_address) else None
         return RemoteEndpoint(ip_address=bound.ip_address, port=bound.port, interface=zone)

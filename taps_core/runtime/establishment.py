@@ -9,7 +9,8 @@ from taps_core.model.capabilities import DataUnit
 from taps_core.model.endpoints import Endpoint
 from taps_core.model.errors import EstablishmentError, EstablishmentTimeout, Reason, TapsError
 from taps_core.model.layers import AcceptRequest, ConnectRequest, EarlyData, SecurityLayer
-from taps_core.planning.candidates import Leaf, build_leaves, companions
+from taps_core.model.properties import Preference
+from taps_core.planning.candidates import Leaf, build_leaves, chooses_paths, companions
 from taps_core.runtime.framing import FramerConnector, accept_framed, wrap
 from taps_core.runtime.race import common, only, race, unfinished
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from taps_core.model.errors import Attempt
     from taps_core.model.flow import Flow, Session
     from taps_core.model.layers import Connector
+    from taps_core.planning.paths import Path
     from taps_core.planning.selection import Ranked
     from taps_core.planning.stacks import Stack
     from taps_core.runtime.blueprint import Blueprint
@@ -132,20 +134,75 @@ async def _win(
     await load(blueprint)
     connection._group.learn(blueprint)
     ranked = ranking(blueprint)
-    resolver = blueprint.runtime.system.resolver_for(
-        isolated=connection._group.properties["isolateSession"]
-    )
-    remotes = await resolve_all(resolver, blueprint.remote)
+    isolated = connection._group.properties["isolateSession"]
+    leaves = await _gather(blueprint, ranked, isolated=isolated)
+    return await _race(connection, leaves, attempts, began, deadline)
+
+
+async def _gather(
+    blueprint: Blueprint, ranked: Sequence[Ranked], *, isolated: bool
+) -> Sequence[Leaf]:
+    """The candidates, from names and paths as they are now.
+
+    Raises:
+        EstablishmentError: There is none.
+    """
+    system, properties = blueprint.runtime.system, blueprint.effective
+    chosen = system.paths.chosen(properties) if chooses_paths(properties) else ()
+    resolver = system.resolver_for(isolated=isolated)
     locals_ = await resolve_all(resolver, blueprint.local)
-    leaves = build_leaves(ranked, remotes, locals_, properties=blueprint.effective)
+    if chosen:
+        from taps_core.runtime.paths import gather_on
+
+        remotes = await _resolve_on(chosen, blueprint, isolated=isolated)
+        leaves = gather_on(system.paths, ranked, remotes, locals_, properties)
+        found = [each for of_path in remotes.values() for each in of_path]
+        by = f" by {', '.join(path.shown for path in chosen)}"
+    else:
+        found = await resolve_all(resolver, blueprint.remote)
+        leaves = build_leaves(ranked, found, locals_, properties=properties)
+        by = ""
     if not leaves:
         raise EstablishmentError(
             "no address fits: "
-            + (", ".join(map(str, remotes)) or "none was found")
-            + (f" from {', '.join(map(str, locals_))}" if locals_ else ""),
+            + (", ".join(map(str, dict.fromkeys(found))) or "none was found")
+            + (f" from {', '.join(map(str, locals_))}" if locals_ else "")
+            + by,
             reason=Reason.NO_CANDIDATES,
         )
-    return await _race(connection, leaves, attempts, began, deadline)
+    if properties["useTemporaryLocalAddress"] in (Preference.REQUIRE, Preference.PROHIBIT):
+        leaves = system.paths.from_right_source(leaves, properties)
+    return leaves
+
+
+async def _resolve_on(
+    chosen: Sequence[Path], blueprint: Blueprint, *, isolated: bool
+) -> dict[Path, list[RemoteEndpoint]]:
+    """What the names mean on each path: a Provisioning Domain may have resolvers of its own.
+
+    Raises:
+        EstablishmentError: RESOLUTION_FAILED: nothing, on none.
+    """
+    system = blueprint.runtime.system
+    by_resolver: dict[Resolving, list[Path]] = {}
+    for path in chosen:
+        resolver = system.resolver_for(isolated=isolated, domain=path.domain)
+        by_resolver.setdefault(resolver, []).append(path)
+    answers = await asyncio.gather(
+        *(resolve_all(resolver, blueprint.remote) for resolver in by_resolver),
+        return_exceptions=True,
+    )
+    found: dict[Path, list[RemoteEndpoint]] = {}
+    errors: list[BaseException] = []
+    for paths, answer in zip(by_resolver.values(), answers, strict=True):
+        if isinstance(answer, BaseException):
+            errors.append(answer)
+        else:
+            found.update(dict.fromkeys(paths, answer))
+    for error in errors:
+        if not found or not isinstance(error, EstablishmentError):
+            raise error
+    return found
 
 
 async def _race(

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import errno
 import socket
+import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from taps_core.model.endpoints import LocalEndpoint, RemoteEndpoint
 from taps_core.model.errors import EstablishmentError, Reason
+from taps_core.model.properties import Preference
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import TypeAlias
 
 __all__ = [
     "SocketAddress",
     "address_family",
     "bind_socket",
+    "choose_source",
     "interface_index",
     "open_bound_socket",
     "set_hop_limit",
@@ -24,6 +27,7 @@ __all__ = [
     "socket_address",
     "socket_local_endpoint",
     "socket_remote_endpoint",
+    "source_address",
 ]
 
 #: What ``connect`` and ``bind`` of an IP socket take.
@@ -103,13 +107,14 @@ def bind_socket(sock: socket.socket, local: LocalEndpoint, family: socket.Addres
             reason=Reason.INVALID_CONFIGURATION,
             detail="EAFNOSUPPORT",
         )
-    if local.interface is not None:
-        _bind_to_interface(sock, local.interface)
+    if local.interface is not None and not _bind_to_interface(sock, local.interface):
+        address = address or _address_of(local.interface, family)
     if address is not None or local.port:
         sock.bind(socket_address(address or _wildcard(family), local.port or 0, local.interface))
 
 
-def _bind_to_interface(sock: socket.socket, interface: str) -> None:
+def _bind_to_interface(sock: socket.socket, interface: str) -> bool:
+    """Bind to the device; False where that takes rights (before Linux 5.7)."""
     # Fails with ENODEV before the more puzzling EINVAL of some systems.
     index = interface_index(interface)
     device = getattr(socket, "SO_BINDTODEVICE", None)
@@ -120,7 +125,84 @@ def _bind_to_interface(sock: socket.socket, interface: str) -> None:
             reason=Reason.INVALID_CONFIGURATION,
         )
     name = socket.if_indextoname(index)
-    sock.setsockopt(socket.SOL_SOCKET, device, name.encode() + b"\0")
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, device, name.encode() + b"\0")
+    except PermissionError:
+        return False
+    return True
+
+
+def _address_of(interface: str, family: socket.AddressFamily) -> str:
+    """An address of the interface: what to bind to where the device itself cannot be had.
+
+    What is sent from it leaves by the interface that the routes say, which is this one where
+    they heed the source, or where there is but one way.
+    """
+    from taps_core.runtime.survey import of_this_machine
+
+    index = interface_index(interface)
+    remote = "2001:db8::" if family == socket.AF_INET6 else "192.0.2.0"  # any that is far away
+    for each in of_this_machine().interfaces():
+        found = each.sources(remote) if each.index == index else None
+        if found:
+            return found[0]
+    raise EstablishmentError(
+        f"cannot bind to interface {interface}: this takes rights here, and it has no address "
+        "to bind to instead",
+        reason=Reason.INVALID_CONFIGURATION,
+        detail="EPERM",
+    )
+
+
+#: IPV6_ADDR_PREFERENCES (RFC 5014), and the values for temporary and public addresses.
+_ADDRESS_PREFERENCES: Final = 72
+_SOURCES: Final = {
+    Preference.REQUIRE: 1,
+    Preference.PREFER: 1,
+    Preference.AVOID: 2,
+    Preference.PROHIBIT: 2,
+}
+_CAN_CHOOSE: Final = sys.platform == "linux"
+
+
+def choose_source(sock: socket.socket, properties: Mapping[str, Any]) -> None:
+    """Let the system prefer, or avoid, temporary addresses of its own for what ``sock`` sends.
+
+    Before it is connected, and with no effect where it is bound to an address, or on IPv4
+    (RFC 9622, section 6.2.13; RFC 5014). Only Linux can.
+
+    Args:
+        sock: Of IPv4 or IPv6.
+        properties: With ``useTemporaryLocalAddress``.
+    """
+    if _CAN_CHOOSE and sock.family == socket.AF_INET6:
+        value = _SOURCES.get(properties.get("useTemporaryLocalAddress"))  # type: ignore[arg-type]  # None is none of them
+        if value is not None:
+            sock.setsockopt(socket.IPPROTO_IPV6, _ADDRESS_PREFERENCES, value)
+
+
+def source_address(
+    remote: RemoteEndpoint, local: LocalEndpoint | None, properties: Mapping[str, Any]
+) -> str:
+    """The address that the system would send to ``remote`` from. Nothing is sent.
+
+    Args:
+        remote: Resolved: with an address.
+        local: As for a connection.
+        properties: With ``useTemporaryLocalAddress``.
+
+    Raises:
+        EstablishmentError, OSError: It cannot be reached from there.
+    """
+    assert remote.ip_address is not None
+    family = address_family(remote.ip_address)
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        choose_source(probe, properties)
+        if local is not None:
+            bind_socket(probe, local.with_port(None), family)
+        # A datagram socket that is connected sends nothing; any port will do.
+        probe.connect(socket_address(remote.ip_address, remote.port or 9, remote.interface))
+        return str(probe.getsockname()[0].partition("%")[0])
 
 
 def set_hop_limit(sock: socket.socket, hop_limit: int, *, to_groups: bool = False) -> None:

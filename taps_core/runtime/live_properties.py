@@ -19,7 +19,7 @@ from taps_core.model.properties import (
     ValueType,
     find_property,
 )
-from taps_core.planning.stacks import SHARING
+from taps_core.planning.stacks import OF_PATHS, SHARING
 
 if TYPE_CHECKING:
     from taps_core.runtime.connection import Connection
@@ -103,11 +103,23 @@ class ConnectionProperties(Mapping[str, Any]):
         """
         definition = find_property(name, self._definitions())
         stack = self._connection._stack
-        if stack is None or definition.kind is Kind.SELECTION or definition.read_only:
+        if stack is None or definition.read_only:
             return None
+        if definition.kind is Kind.SELECTION:
+            return self._effect_of_paths(definition.name) if definition.name in OF_PATHS else None
         if definition.name in SHARING and self["_taps.groupMaxSendRate"] < math.inf:
             return None
         return stack.no_effect(definition.name)
+
+    def _effect_of_paths(self, name: str) -> str | None:
+        stack, local = self._connection._stack, self._connection.local_endpoint
+        assert stack is not None
+        if name == "useTemporaryLocalAddress" and stack.takes_paths:
+            if self._connection.accepted:
+                return f"no effect on {stack}: the peer chose the address"
+            if local is not None and local.ip_address is not None and ":" not in local.ip_address:
+                return f"no effect on {stack}: IPv4 has no temporary addresses"
+        return stack.no_effect(name)
 
     def __iter__(self) -> Iterator[str]:
         yield from PROPERTIES
@@ -156,6 +168,17 @@ def _can_send(connection: Connection[Any]) -> bool:
     )
 
 
+def _is_temporary(connection: Connection[Any]) -> Any:
+    """Whether the address in use is one, as the system says now."""
+    if connection._stack is None:
+        return connection._blueprint.effective["useTemporaryLocalAddress"]
+    local = connection.local_endpoint
+    address = None if local is None else local.ip_address
+    if address is None or ":" not in address:
+        return False
+    return connection._blueprint.runtime.system.paths.is_temporary(address)
+
+
 def _can_receive(connection: Connection[Any]) -> bool:
     inbox = connection._inbox
     ended = inbox.end is not None and (inbox.stopped or not inbox.available)
@@ -177,6 +200,7 @@ _READERS: Final[Mapping[str, Callable[[Connection[Any]], Any]]] = {
     "connState": lambda connection: connection._state,
     "canSend": _can_send,
     "canReceive": _can_receive,
+    "useTemporaryLocalAddress": _is_temporary,
     "sendMsgMaxLen": lambda c: _maximum(c, "sendMsgMaxLen", _can_send(c)),
     "recvMsgMaxLen": lambda c: _maximum(c, "recvMsgMaxLen", _can_receive(c)),
     "receivedFinal": lambda connection: isinstance(connection._inbox.end, EndOfData),

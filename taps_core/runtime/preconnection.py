@@ -10,6 +10,7 @@ from taps_core.model.errors import EstablishmentError, Reason
 from taps_core.model.messages import MessageContext
 from taps_core.model.properties import Direction, TransportProperties
 from taps_core.model.security import SecurityParameters
+from taps_core.planning.candidates import chooses_paths
 from taps_core.runtime.blueprint import Blueprint
 from taps_core.runtime.connection import Connection
 from taps_core.runtime.establishment import TIMEOUT, establish, resolve_all
@@ -115,12 +116,14 @@ class Preconnection:
         return self
 
     def select(self, role: str = "initiate") -> Selection:
-        """The ranking, with the reason for each place and each rejection. Pure.
+        """The ranking, with the reason for each place and each rejection. Sends nothing.
+
+        Where something is asked for about paths it has those of this machine now, too.
 
         Raises:
             PropertyError, EstablishmentError: What is asked for contradicts itself.
         """
-        return self.system.select(
+        selection = self.system.select(
             self.transport,
             role=role,
             security=self.security,
@@ -128,6 +131,10 @@ class Preconnection:
             remote=self._remote,
             framers=self._framers,
         )
+        asked = {name: self.transport.get(name) for name in ("interface", "pvd")}
+        if chooses_paths(asked):
+            return selection.on_paths(self.system.paths.choose(asked))
+        return selection
 
     async def resolve(self) -> tuple[list[LocalEndpoint], list[RemoteEndpoint]]:
         """Resolve names now (RFC 9622, section 6.1); empty lists where nothing is given.

@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import weakref
-from collections.abc import Coroutine, Generator, Iterable
+from collections.abc import Callable, Coroutine, Generator, Iterable
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 from warnings import warn
 
 from taps_core.model.errors import PluginError
@@ -24,20 +24,28 @@ from taps_core.runtime.tasks import Team
 
 if TYPE_CHECKING:
     from taps_core.model.endpoints import LocalEndpoint, RemoteEndpoint
+    from taps_core.model.paths import ProvisioningDomain
     from taps_core.model.properties import TransportProperties
     from taps_core.model.security import SecurityParameters
     from taps_core.planning.selection import Selection
     from taps_core.runtime.blueprint import WorkedOut
     from taps_core.runtime.connection import Connection
     from taps_core.runtime.listener import Listener
+    from taps_core.runtime.path_monitor import PathMonitor
+    from taps_core.runtime.paths import Domains, Paths
     from taps_core.runtime.registry import Registry
     from taps_core.runtime.resolver import Resolving
+    from taps_core.runtime.survey import Survey
 
 __all__ = ["LoopRuntime", "System"]
 
 #: The System in use, in front of those that it hides: entering and leaving is
 #: a matter of the context alone, so tasks may use one System side by side.
 _current: ContextVar[tuple[System, ...]] = ContextVar("taps_core_system", default=())
+
+
+#: Provisioning Domains whose resolvers are remembered at most.
+_DOMAINS: Final = 64
 
 
 class System:
@@ -50,6 +58,10 @@ class System:
         block: Entry points to leave out.
         policy: Protocol names that the system prohibits, prefers or avoids.
         resolver: In place of the built-in one.
+        provisioning_domains: Those of system policy for the ``pvd`` property, name → fields
+            (``interfaces``, ``addresses``, ``resolvers``, ``search``, ``kinds``), or a
+            function that returns them, asked for each Connection.
+        survey: Who tells of interfaces and routes, in place of this machine's system.
         event_log: How many events every Connection remembers (0: none).
         close_timeout: Seconds that leaving ``async with connection`` waits.
     """
@@ -62,6 +74,8 @@ class System:
         block: Iterable[str] = (),
         policy: Any = None,
         resolver: Resolving | None = None,
+        provisioning_domains: Domains | Callable[[], Domains] | None = None,
+        survey: Survey | None = None,
         event_log: int = 0,
         close_timeout: float = 10.0,
     ) -> None:
@@ -72,6 +86,11 @@ class System:
         self._selector: Selector | None = None
         self.policy = policy
         self._resolver = resolver
+        self._resolves_itself = resolver is None
+        self._domain_resolvers: dict[ProvisioningDomain, Resolving] = {}
+        self._provisioning_domains = provisioning_domains
+        self._survey = survey
+        self._paths: Paths | None = None
         self.event_log = event_log
         self.close_timeout = close_timeout
         #: Role and properties → what Blueprints make of them.
@@ -130,19 +149,46 @@ class System:
             self._resolver = Resolver()
         return self._resolver
 
-    def resolver_for(self, *, isolated: bool) -> Resolving:
+    @property
+    def paths(self) -> Paths:
+        """Interfaces, Provisioning Domains, and what leads where. Made on first use."""
+        if self._paths is None:
+            from taps_core.runtime.paths import Paths
+
+            self._paths = Paths(self._provisioning_domains, survey=self._survey)
+        return self._paths
+
+    def resolver_for(
+        self, *, isolated: bool, domain: ProvisioningDomain | None = None
+    ) -> Resolving:
         """The resolver, or one that uses and leaves no answers in a cache.
 
         Args:
             isolated: ``isolateSession``. A resolver of the application's own is asked as
                 ever, unless it has a method ``isolated`` as the built-in one.
+            domain: Ask its DNS servers, where it names some and the application has no
+                resolver of its own.
         """
         resolver = self.resolver
+        if domain is not None and domain.resolvers and self._resolves_itself:
+            resolver = self._resolver_of(domain)
         if not isolated:
             return resolver
         from taps_core.runtime.resolver import Remembering
 
         return resolver.isolated() if isinstance(resolver, Remembering) else resolver
+
+    def _resolver_of(self, domain: ProvisioningDomain) -> Resolving:
+        known = self._domain_resolvers.get(domain)
+        if known is None:
+            from taps_core.runtime.resolver import Resolver
+
+            if len(self._domain_resolvers) >= _DOMAINS:
+                self._domain_resolvers.clear()
+            known = self._domain_resolvers[domain] = Resolver(
+                nameservers=domain.resolvers, search=domain.search
+            )
+        return known
 
     def framers(self, given: Any) -> tuple[FramerDefinition, ...]:
         """Definitions from names, definitions and Framer classes.
@@ -232,6 +278,8 @@ class LoopRuntime:
         self._loop = weakref.ref(loop)
         self.connections: set[Connection[Any]] = set()
         self.listeners: set[Listener] = set()
+        #: Of paths, from when somebody wants to know.
+        self.monitor: PathMonitor | None = None
         self._team = Team()
         # Those of Listeners live as long as there is a handler, whoever has the Listener.
         self._teams: weakref.WeakSet[Team] = weakref.WeakSet((self._team,))
@@ -242,6 +290,14 @@ class LoopRuntime:
         loop = self._loop()
         assert loop is not None
         return loop
+
+    def watch_paths(self) -> PathMonitor:
+        """What tells of changes of paths, made on first use."""
+        if self.monitor is None:
+            from taps_core.runtime.path_monitor import PathMonitor
+
+            self.monitor = PathMonitor(self.loop, self.system.paths)
+        return self.monitor
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str | None = None) -> asyncio.Task[None]:
         """A task that this runtime owns."""
@@ -286,6 +342,8 @@ class LoopRuntime:
                 for task in tasks:
                     task.cancel()
                 await asyncio.wait(tasks)
+            if self.monitor is not None:
+                self.monitor.close()
         for sentence in left:
             warn(sentence, ResourceWarning, stacklevel=3)
 

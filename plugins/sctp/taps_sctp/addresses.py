@@ -19,6 +19,7 @@ from taps_core.plugin import (
     PropertyError,
     address_family,
     bind_socket,
+    choose_source,
     socket_address,
 )
 from taps_sctp import linux
@@ -158,8 +159,15 @@ def follow_system(sock: socket.socket) -> None:
         sock.setsockopt(linux.IPPROTO_SCTP, linux.AUTO_ASCONF, 1)
 
 
-def source_for(remote: RemoteEndpoint, local: LocalEndpoint | None) -> LocalEndpoint:
+def source_for(
+    remote: RemoteEndpoint, local: LocalEndpoint | None, properties: Mapping[str, Any]
+) -> LocalEndpoint:
     """The one address to connect from, where none was named: as the system's routes say.
+
+    Args:
+        remote: Where to.
+        local: What was asked for.
+        properties: ``useTemporaryLocalAddress`` may decide.
 
     Raises:
         EstablishmentError, OSError: There is no route.
@@ -170,6 +178,7 @@ def source_for(remote: RemoteEndpoint, local: LocalEndpoint | None) -> LocalEndp
     local = local or LocalEndpoint()
     family = address_family(remote.ip_address)
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        choose_source(probe, properties)
         bind_socket(probe, local.with_port(None), family)
         probe.connect(socket_address(remote.ip_address, _DISCARD, remote.interface))
         host, _, zone = probe.getsockname()[0].partition("%")

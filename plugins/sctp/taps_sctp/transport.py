@@ -173,7 +173,7 @@ class SCTP(Transport):
             secured = request.security.mode is not SecurityMode.DISABLED
             configure(sock, properties, hop_limit=remote.hop_limit, secured=secured)
             if not addresses.names_many(properties):
-                bind_socket(sock, addresses.source_for(remote, request.local), family)
+                bind_socket(sock, addresses.source_for(remote, request.local, properties), family)
             else:
                 addresses.bind_all(sock, locals_)
                 addresses.follow_system(sock)

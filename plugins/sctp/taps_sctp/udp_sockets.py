@@ -18,6 +18,7 @@ from taps_core.plugin import (
     Reason,
     address_family,
     bind_socket,
+    choose_source,
     open_bound_socket,
     set_hop_limit,
     socket_address,
@@ -177,6 +178,7 @@ class OwnSocket(_Carrier):
         remote: Its address; its UDP port is ``there``.
         local: Where from; ``None``: the system chooses.
         there: The peer's UDP port.
+        properties: ``useTemporaryLocalAddress`` may decide.
 
     Attributes:
         peer: The other end.
@@ -187,13 +189,19 @@ class OwnSocket(_Carrier):
     """
 
     def __init__(
-        self, land: Userland, remote: RemoteEndpoint, local: LocalEndpoint | None, there: int
+        self,
+        land: Userland,
+        remote: RemoteEndpoint,
+        local: LocalEndpoint | None,
+        there: int,
+        properties: Mapping[str, Any],
     ) -> None:
         assert remote.ip_address is not None
         family = address_family(remote.ip_address)
         sock = socket.socket(family, socket.SOCK_DGRAM)
         try:
             _prepare(sock, remote.hop_limit)
+            choose_source(sock, properties)
             if local is not None:
                 bind_socket(sock, local.with_port(udp_port(local.identifiers, 0) or None), family)
             sock.connect(socket_address(remote.ip_address, there, remote.interface))

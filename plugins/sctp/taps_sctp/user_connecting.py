@@ -35,7 +35,8 @@ async def connect(loop: asyncio.AbstractEventLoop, request: ConnectRequest) -> S
     remote, local = request.remote, request.local
     assert remote.port is not None
     land = Userland.claim(loop)
-    carrier = OwnSocket(land, remote, local, udp_port(remote.identifiers, USUAL_PORT))
+    there = udp_port(remote.identifiers, USUAL_PORT)
+    carrier = OwnSocket(land, remote, local, there, request.properties)
     peer = carrier.peer
     try:
         so = land.open()

@@ -17,6 +17,7 @@ from taps_core.plugin import (
     Transport,
     address_family,
     bind_socket,
+    choose_source,
     show_address,
     socket_address,
 )
@@ -135,6 +136,7 @@ class TCP(Transport):
             sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
             sock.setblocking(False)
             configure(sock, request.properties, hop_limit=remote.hop_limit)
+            choose_source(sock, request.properties)
             if local is not None:
                 if local.port:
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

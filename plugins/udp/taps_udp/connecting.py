@@ -9,6 +9,7 @@ from taps_core.plugin import (
     PropertyError,
     address_family,
     bind_socket,
+    choose_source,
     socket_address,
     socket_local_endpoint,
 )
@@ -53,6 +54,7 @@ def open_flow(
     try:
         to_group = remote.multicast_group is not None
         configure(sock, request.properties, hop_limit=remote.hop_limit, to_groups=to_group)
+        choose_source(sock, request.properties)
         if to_group:
             send_through(sock, remote.interface, local)
         if local is not None:
