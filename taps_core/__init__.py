@@ -6,7 +6,6 @@ Plugin authors import :mod:`taps_core.plugin`, tests :mod:`taps_core.testing`.
 
 from taps_core.model.endpoints import LocalEndpoint, RemoteEndpoint
 from taps_core.model.errors import (
-    Attempt,
     CloneError,
     ConnectionError,
     EndOfData,
@@ -42,10 +41,13 @@ from taps_core.model.properties import (
     Multipath,
     MultipathPolicy,
     Preference,
+    Racing,
     Scheduler,
     TransportProperties,
 )
+from taps_core.model.reports import Attempt, EstablishmentReport, Resolution
 from taps_core.model.security import Certificate, SecurityParameters
+from taps_core.planning.staggering import Staggering
 from taps_core.runtime.connection import Connection
 from taps_core.runtime.listener import Listener
 from taps_core.runtime.preconnection import Preconnection
@@ -64,6 +66,7 @@ __all__ = [
     "Direction",
     "EndOfData",
     "EstablishmentError",
+    "EstablishmentReport",
     "EstablishmentTimeout",
     "Event",
     "Expired",
@@ -80,17 +83,20 @@ __all__ = [
     "Preconnection",
     "Preference",
     "PropertyError",
+    "Racing",
     "Ready",
     "Reason",
     "ReceiveError",
     "Received",
     "ReceivedPartial",
     "RemoteEndpoint",
+    "Resolution",
     "Scheduler",
     "SecurityParameters",
     "SendError",
     "Sent",
     "SoftError",
+    "Staggering",
     "Stopped",
     "System",
     "TapsError",

@@ -226,6 +226,13 @@ class Endpoint:
             self._kinds = kinds
         return kinds
 
+    @property
+    def needs_resolution(self) -> bool:
+        """Whether a resolver has something to add: an address, or a port for a service."""
+        if self._ip_address is None and self._hostname is not None:
+            return True
+        return self._port is None and self._service is not None
+
     # -- changed copies
 
     def _with(self, **changes: Any) -> Self:

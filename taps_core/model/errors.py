@@ -24,16 +24,16 @@ from __future__ import annotations
 
 import builtins
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from taps_core.model.messages import MessageContext
+    from taps_core.model.reports import Attempt, EstablishmentReport
 
 __all__ = [
     "CUT_OFF",
-    "Attempt",
     "CloneError",
     "ConnectionError",
     "EndOfData",
@@ -107,56 +107,19 @@ class PropertyError(TapsError, ValueError):
     default_reason = Reason.INVALID_CONFIGURATION
 
 
-class Attempt:
-    """One thing that was tried during establishment.
-
-    Attributes:
-        what: Protocol Stack and address, ``"LengthPrefix/TCP to 127.0.0.1:7000"``.
-        started: Seconds since establishment began.
-        ended: Seconds since establishment began, or ``None`` while it runs.
-        outcome: ``"running"``, ``"ready"``, ``"failed"`` or ``"cancelled"``.
-        error: What ended it, if it failed; if it was cancelled, what it had not done yet,
-            where a layer says that.
-    """
-
-    __slots__ = ("ended", "error", "outcome", "started", "what")
-
-    def __init__(self, what: str, started: float) -> None:
-        self.what = what
-        self.started = started
-        self.ended: float | None = None
-        self.outcome = "running"
-        self.error: BaseException | None = None
-
-    def __repr__(self) -> str:
-        return f"<Attempt {self}>"
-
-    def __str__(self) -> str:
-        took = "" if self.ended is None else f" after {(self.ended - self.started) * 1000:.1f} ms"
-        why = f": {self.error}" if self.error is not None else ""
-        return f"{self.what}: {self.outcome}{took}{why}"
-
-    def as_json(self) -> dict[str, Any]:
-        """The same as values that ``json`` can write; times in seconds."""
-        return {
-            "what": self.what,
-            "started": self.started,
-            "ended": self.ended,
-            "outcome": self.outcome,
-            "error": None if self.error is None else str(self.error),
-        }
-
-
 class EstablishmentError(TapsError, OSError):
     """No Connection (or Listener) came to be (RFC 9622, sections 7.1 to 7.3).
 
     Attributes:
         attempts: All attempts in the order in which they started; empty if
             nothing was sent.
+        report: All of it, names included; that of the Connection. ``None`` where the call
+            itself raised, before there was a Connection, and of a Listener.
         transient: Whether trying again later may help.
     """
 
     default_reason = Reason.ESTABLISHMENT_FAILED
+    report: EstablishmentReport | None = None
 
     def __init__(
         self,

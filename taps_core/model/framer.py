@@ -233,6 +233,8 @@ class Framer:
     below_security: bool = False
     #: As FramerDefinition.alpn, for classes given directly.
     alpn: tuple[str, ...] = ()
+    #: As FramerDefinition.handshakes, for classes given directly.
+    handshakes: bool = False
 
     _control: FramerControl
 

@@ -376,6 +376,9 @@ class FramerDefinition(_Declaration):
     below_security: bool = False
     #: ALPN protocol names that go with it.
     alpn: tuple[str, ...] = ()
+    #: True for a framer that is ready only when the peer has answered: over a
+    #: connectionless transport it proves that there is a peer (RFC 9623, section 4.6).
+    handshakes: bool = False
 
     @abstractmethod
     def create(self) -> Codec | Framer:

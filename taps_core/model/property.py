@@ -19,6 +19,7 @@ __all__ = [
     "MultipathPolicy",
     "Preference",
     "Property",
+    "Racing",
     "Role",
     "Scheduler",
     "ValueType",
@@ -88,6 +89,17 @@ class Scheduler(StrEnum):
     PRIORITY_BASED = "Priority-Based"
     FAIR_CAPACITY = "Fair Capacity"
     WEIGHTED_FAIR_QUEUEING = "Weighted Fair Queueing"
+
+
+class Racing(StrEnum):
+    """When the next candidate of a race is tried (RFC 9623, section 4.3)."""
+
+    STAGGERED = "Staggered"
+    """After a delay, or at once when one has failed. The usual choice."""
+    SIMULTANEOUS = "Simultaneous"
+    """Together with the first. Loads the network: only where it is asked for."""
+    FAILOVER = "Failover"
+    """Only when all that were started have failed."""
 
 
 class ConnectionState(StrEnum):

@@ -19,6 +19,7 @@ from taps_core.model.property import (
     MultipathPolicy,
     Preference,
     Property,
+    Racing,
     Scheduler,
     ValueType,
 )
@@ -228,6 +229,15 @@ EXTENSIONS: Final[Mapping[str, Property]] = MappingProxyType(
                 "Upper bound on the rate of application data that all Connections of the group "
                 "send together; connScheduler divides it.",
                 **_RATE,
+            ),
+            _selection(
+                "_taps.racing",
+                _ENUM,
+                Racing.STAGGERED,
+                "4.1",
+                "When the next candidate is tried: after a delay, with the first, or when all "
+                "before it have failed.",
+                values=Racing,
             ),
             *_RESULTS,
         )

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from taps_core.model.properties import Preference
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_PATH",
     "MAX_LEAVES",
+    "USUAL_FAMILIES",
+    "Families",
     "Leaf",
     "RankedStack",
     "build_leaves",
@@ -39,6 +41,20 @@ DEFAULT_PATH: Final = "default"
 #: Leaves of one race at most (RFC 9623, section 12.2: the network decides how
 #: many addresses a name has). Each stack gets an equal share, and in it each host.
 MAX_LEAVES: Final = 64
+
+
+class Families(NamedTuple):
+    """How address families alternate."""
+
+    first: int | None
+    """6 or 4; ``None``: that of a host's first address."""
+    in_a_row: int
+    """How many of it come before one of the other: the First Address Family Count of
+    RFC 8305, section 8."""
+
+
+#: RFC 9623, section 4.1.3: with temporary addresses preferred, as they are, IPv6 is first.
+USUAL_FAMILIES: Final = Families(6, 1)
 
 
 class RankedStack(Protocol):
@@ -63,9 +79,13 @@ class Leaf:
         local: Address, port or interface to use; ``None``: the system chooses.
         path: The path's name.
         group: Rank of its security class, 0 for the first.
+        place: Ranks of its path and its stack, 0 for the first: where a leaf that becomes
+            known late goes among those that wait.
+        silent: Whether it is established without a word from the peer, and so proves
+            nothing (RFC 9623, section 4.6).
     """
 
-    __slots__ = ("group", "local", "path", "remote", "stack")
+    __slots__ = ("group", "local", "path", "place", "remote", "silent", "stack")
 
     def __init__(
         self,
@@ -75,12 +95,16 @@ class Leaf:
         *,
         path: str = DEFAULT_PATH,
         group: int = 0,
+        place: tuple[int, int] = (0, 0),
+        silent: bool = False,
     ) -> None:
         self.stack = stack
         self.remote = remote
         self.local = local
         self.path = path
         self.group = group
+        self.place = place
+        self.silent = silent
 
     @property
     def family(self) -> int | None:
@@ -100,9 +124,25 @@ class Leaf:
         return (remote.hostname, remote.port)
 
     @property
+    def key(self) -> Hashable:
+        """Equal for leaves that try the same thing."""
+        return (self.path, self.stack.name, self.remote, self.local)
+
+    @property
     def what(self) -> str:
         """Stack and address, ``"length-prefix/TCP to [::1]:7000"``."""
         return f"{self.stack.name} to {_place(self.remote)}{_from(self.local)}"
+
+    def as_json(self) -> dict[str, Any]:
+        """Its parts as values that ``json`` can write: see ``Attempt.as_json``."""
+        local = self.local
+        return {
+            "stack": self.stack.name,
+            "path": self.path,
+            "remote": _place(self.remote),
+            "local": None if local is None else local.ip_address or local.interface or str(local),
+            "failover": self.group,
+        }
 
     def __repr__(self) -> str:
         return f"<Leaf {self.what}>"
@@ -120,7 +160,9 @@ def build_leaves(
     *,
     properties: Mapping[str, Any],
     path: str = DEFAULT_PATH,
+    place: int = 0,
     max_leaves: int = MAX_LEAVES,
+    families: Families = USUAL_FAMILIES,
 ) -> list[Leaf]:
     """Everything that can be tried, the best first.
 
@@ -136,12 +178,13 @@ def build_leaves(
         properties: As ``ConnectRequest.properties``. With
             ``useTemporaryLocalAddress`` REQUIRE there is no IPv4.
         path: The path that the names were resolved on.
+        place: Rank of the path, 0 for the best.
         max_leaves: Bound of the result.
+        families: How the families alternate.
 
     Returns:
         Leaves by class, stack, host and address; the addresses of a host
-        alternate between the families, IPv6 first (RFC 8305, section 4, with
-        First Address Family Count 1).
+        alternate between the families (RFC 8305, section 4).
     """
     temporary = properties.get("useTemporaryLocalAddress") is Preference.REQUIRE
     if len(ranked) == 1 == len(remotes) and not locals_ and not temporary:
@@ -153,14 +196,23 @@ def build_leaves(
         remotes = [remote for remote in remotes if _family(remote) != 4]
     groups: dict[Hashable, int] = {}
     stacks: list[list[list[Leaf]]] = []
-    for each in ranked:
+    for rank, each in enumerate(ranked):
         group = groups.setdefault(each.racing_class, len(groups))
         hosts: dict[Hashable, list[Leaf]] = {}
         transport = each.stack.transport
+        silent = not each.stack.handshakes
         for remote in _reachable(remotes, transport.name, transport.serves):
             here = locals_[remote] if isinstance(locals_, Mapping) else locals_
             for local in _usable(here, remote, transport.name, transport.serves):
-                leaf = Leaf(each.stack, remote, local, path=path, group=group)
+                leaf = Leaf(
+                    each.stack,
+                    remote,
+                    local,
+                    path=path,
+                    group=group,
+                    place=(place, rank),
+                    silent=silent,
+                )
                 hosts.setdefault(leaf.host, []).append(leaf)
         if hosts:
             stacks.append(list(hosts.values()))
@@ -168,22 +220,30 @@ def build_leaves(
     leaves: list[Leaf] = []
     for of_stack in stacks:
         each_host = max(1, share // len(of_stack))
-        capped = [leaf for host in of_stack for leaf in interleave(host)[:each_host]]
+        capped = [
+            leaf
+            for host in of_stack
+            for leaf in interleave(host, first=families.first, count=families.in_a_row)[:each_host]
+        ]
         leaves += capped[:share]
     leaves.sort(key=lambda leaf: leaf.group)
     return leaves[:max_leaves]
 
 
-def interleave(leaves: Sequence[Leaf], *, first: int = 6) -> list[Leaf]:
+def interleave(leaves: Sequence[Leaf], *, first: int | None = 6, count: int = 1) -> list[Leaf]:
     """The same leaves, families in turn, each family's order kept.
 
     Args:
         leaves: Of one host.
-        first: Family of the first one: 6 or 4.
+        first: Family of the first one: 6 or 4; ``None``: that of the first leaf.
+        count: How many of that family come before one of the other.
     """
+    if first is None and leaves:
+        first = leaves[0].family
     ones = [leaf for leaf in leaves if leaf.family == first]
     others = [leaf for leaf in leaves if leaf.family != first]
-    return [leaf for pair in zip_longest(ones, others) for leaf in pair if leaf is not None]
+    pairs = zip_longest(ones[count - 1 :], others)
+    return ones[: count - 1] + [leaf for pair in pairs for leaf in pair if leaf is not None]
 
 
 def companions(

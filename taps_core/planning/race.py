@@ -20,6 +20,16 @@ one flat list. Ordered by stack it keeps the third stack waiting for all
 addresses of the others; ordered by address it does the same to the second
 address.
 
+A delay is the time that an attempt gets to show that there is a peer. Where the
+transport is connected it has shown that, and what remains is a handshake above it, such
+as that of TLS: then the timers that wait for this attempt begin anew, once. Otherwise
+each handshake over a path of 130 ms would start a second one for nothing.
+
+A stack that is established without a word from the peer (UDP) would win every race that
+it is let into, and prove nothing (section 4.6). Where it comes first it is what the
+application prefers; else it starts only when all its siblings that shake hands have
+failed, wherever it is in their order.
+
 The root is different: a class of weaker (or other) security starts only when
 everything in the class before it has failed, and never while candidates of
 that class may still come: otherwise whoever can slow down the first attempt
@@ -33,6 +43,7 @@ The runtime performs what the planner returns and reports back what happened::
     to_start = planner.start(now)
     to_start = planner.attempt_failed(leaf, error, now)
     to_cancel = planner.attempt_ready(leaf, now)
+    planner.attempt_connected(leaf, now)         # the transport; more is to be done
     to_start = planner.wake(now)                 # at planner.deadline()
     to_start = planner.add(leaves, now, more=…)  # a late AAAA
     to_cancel = planner.cancel(now)              # the application gave up
@@ -43,11 +54,13 @@ All times are seconds on one clock that never goes back.
 from __future__ import annotations
 
 import math
-from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
-from taps_core.model.errors import Attempt, EstablishmentRefused, Reason
+from taps_core.model.errors import EstablishmentRefused, Reason
+from taps_core.model.properties import Racing
+from taps_core.model.reports import Attempt
 from taps_core.planning.candidates import Leaf, interleave
+from taps_core.planning.staggering import DELAY, MAX_DELAY, MIN_DELAY, Level
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -57,43 +70,28 @@ if TYPE_CHECKING:
 
 __all__ = ["DELAY", "MAX_DELAY", "MIN_DELAY", "Level", "RacePlanner", "Racing"]
 
-#: RFC 8305, section 8: Connection Attempt Delay, and the bounds that hold
-#: for every kind of branch. The upper one is the RFC's recommendation.
-DELAY: Final = 0.250
-MIN_DELAY: Final = 0.010
-MAX_DELAY: Final = 2.0
-
-
-class Level(Enum):
-    """What the children of a node of the tree are."""
-
-    SECURITY_CLASS = "security class"
-    PATH = "path"
-    STACK = "Protocol Stack"
-    HOST = "host"
-    ADDRESS = "address"
-
-
-class Racing(Enum):
-    """When a node starts its next child (RFC 9623, section 4.3)."""
-
-    STAGGERED = "staggered"
-    """After a delay, or at once when one has failed. The usual choice."""
-    SIMULTANEOUS = "simultaneous"
-    """Together with the first. Loads the network: only where it is asked for."""
-    FAILOVER = "failover"
-    """Only when all that were started have failed."""
-
-
 _LEVELS: Final = tuple(Level)
 
 
 class _Node:
     """A node of the tree; a leaf's has ``leaf``, any other has children."""
 
-    __slots__ = ("attempt", "begun", "children", "depth", "key", "leaf", "next_at", "parent")
+    __slots__ = (
+        "attempt",
+        "begun",
+        "children",
+        "depth",
+        "key",
+        "leaf",
+        "next_at",
+        "parent",
+        "rank",
+        "silent",
+    )
 
-    def __init__(self, depth: int, key: Any, parent: _Node | None) -> None:
+    def __init__(
+        self, depth: int, key: Any, parent: _Node | None, rank: int = 0, silent: bool = False
+    ) -> None:
         #: Steps from the root; its children are ``_LEVELS[depth]``.
         self.depth = depth
         #: What tells it from its siblings.
@@ -106,6 +104,15 @@ class _Node:
         self.next_at = math.inf
         self.leaf: Leaf | None = None
         self.attempt: Attempt | None = None
+        #: Smaller ones go first among siblings that wait.
+        self.rank = rank
+        #: Whether all that is below it is established without a word from the peer.
+        self.silent = silent
+
+    @property
+    def timer(self) -> float:
+        """When the next child begins although others still run; ``inf``: it does not."""
+        return self.next_at if self.waiting and not self.children[self.begun].silent else math.inf
 
     @property
     def waiting(self) -> bool:
@@ -140,6 +147,7 @@ class RacePlanner:
             be complete, the race does not fail.
         began: When establishment began, for the times in ``attempts``;
             ``None``: with :meth:`start`.
+        attempts: What was started before, to go on with.
 
     Attributes:
         attempts: What was started, in that order, with outcomes and errors;
@@ -171,8 +179,9 @@ class RacePlanner:
         racing: Racing = Racing.STAGGERED,
         expect_more: bool = False,
         began: float | None = None,
+        attempts: list[Attempt] | None = None,
     ) -> None:
-        self.attempts: list[Attempt] = []
+        self.attempts: list[Attempt] = [] if attempts is None else attempts
         self.winner: Leaf | None = None
         self.expecting = expect_more
         self._delay = delay
@@ -212,6 +221,11 @@ class RacePlanner:
     def running(self) -> list[Leaf]:
         """Leaves that were started and whose end is not known, in that order."""
         return [leaf for leaf, attempt in self._begun.items() if attempt.outcome == "running"]
+
+    @property
+    def untried(self) -> int:
+        """How many leaves were never started."""
+        return len(self._nodes) - len(self._begun)
 
     @property
     def failed(self) -> bool:
@@ -261,7 +275,8 @@ class RacePlanner:
 
         Addresses of a host that is in the race already alternate between the
         families, beginning with the one that was not tried last (RFC 8305,
-        section 3). A new host, stack or path is its parent's last child.
+        section 3). A new stack or path goes among those that wait by its place, a new
+        host is its parent's last child.
 
         Args:
             leaves: May be empty, to say that there are no more.
@@ -303,6 +318,27 @@ class RacePlanner:
             node.next_at = now
         return self._due(now)
 
+    def attempt_connected(self, leaf: Leaf, now: float) -> None:
+        """The transport is connected; what is above it goes on from here.
+
+        The delays that wait for this attempt begin anew; once for each attempt.
+
+        Raises:
+            RuntimeError: It was never started.
+        """
+        attempt = self._begun.get(leaf)
+        if attempt is None:
+            raise RuntimeError(f"{leaf.what}: not running")
+        if attempt.connected is not None or attempt.outcome != "running":
+            return
+        attempt.connected = now - (self._began or 0.0)
+        node = self._nodes[leaf]
+        while node.parent is not None:
+            last = node.parent.children[node.parent.begun - 1]
+            node, child = node.parent, node
+            if child is last and now < node.next_at < math.inf:
+                node.next_at = self._next_at(node, leaf, now)
+
     def attempt_ready(self, leaf: Leaf, now: float) -> list[Leaf]:
         """This attempt won: nothing more starts. Returns whom to cancel.
 
@@ -330,20 +366,22 @@ class RacePlanner:
         if leaf in self._nodes:
             raise ValueError(f"{leaf.what}: already in this race")
         node = self._root
-        for depth, key in enumerate((leaf.group, leaf.path, leaf.stack.name, leaf.host), 1):
+        path, stack = leaf.place
+        for depth, (key, rank) in enumerate(
+            ((leaf.group, leaf.group), (leaf.path, path), (leaf.stack.name, stack), (leaf.host, 0)),
+            1,
+        ):
             for child in node.children:
                 if child.key == key:
+                    child.silent = child.silent and leaf.silent
                     break
             else:
-                child = _Node(depth, key, node)
+                child = _Node(depth, key, node, rank, leaf.silent)
                 node.children.append(child)
-                if depth == 1:
-                    # The classes' order is a promise, however late one is known.
-                    node.children[node.begun :] = sorted(
-                        node.children[node.begun :], key=lambda it: it.key
-                    )
+            if len(node.children) > node.begun + 1:
+                _order(node)
             node = child
-        child = _Node(len(_LEVELS), None, node)
+        child = _Node(len(_LEVELS), None, node, 0, leaf.silent)
         child.leaf = leaf
         node.children.append(child)
         self._nodes[leaf] = child
@@ -369,7 +407,7 @@ class RacePlanner:
             return node.begun == 0 and node.children[0].key == 0
         if node is self._root and self._is_barred(node):
             return False
-        return node.next_at <= now or node.stuck
+        return node.timer <= now or node.stuck
 
     def _is_barred(self, root: _Node) -> bool:
         """Whether all that is left is plaintext, where that is no answer."""
@@ -383,11 +421,13 @@ class RacePlanner:
     def _begin_child(self, node: _Node, now: float, begun: list[Leaf]) -> Leaf:
         child = node.children[node.begun]
         node.begun += 1
+        if node.waiting and node.children[node.begun].silent:
+            _order(node)  # it was among the first
         leaf = child.leaf
         if leaf is None:
             leaf = self._begin_child(child, now, begun)
         else:
-            child.attempt = Attempt(leaf.what, now - (self._began or 0.0))
+            child.attempt = Attempt(leaf, now - (self._began or 0.0))
             self.attempts.append(child.attempt)
             self._begun[leaf] = child.attempt
             begun.append(leaf)
@@ -413,11 +453,27 @@ class RacePlanner:
 
 def _earliest(node: _Node) -> float:
     """When the first timer below this node fires; ``inf`` without one."""
-    earliest = node.next_at if node.waiting else math.inf
+    earliest = node.timer
     for child in node.children[: node.begun]:
         if child.leaf is None:
             earliest = min(earliest, _earliest(child))
     return earliest
+
+
+def _order(node: _Node) -> None:
+    """Order the children that wait, where there are two or more of them.
+
+    By rank, however late one is known: that of classes is a promise, that of paths and
+    stacks the application's preference. What is silent goes behind what shakes hands,
+    unless it is the first of all.
+    """
+    waiting = sorted(node.children[node.begun :], key=lambda child: child.rank)
+    if node.parent is not None:
+        first = 0
+        while not node.begun and first < len(waiting) and waiting[first].silent:
+            first += 1
+        waiting[first:] = sorted(waiting[first:], key=lambda child: child.silent)
+    node.children[node.begun :] = waiting
 
 
 def _alternate(host: _Node) -> None:

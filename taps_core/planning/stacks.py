@@ -67,6 +67,7 @@ EVERYWHERE: Final[Mapping[str, str]] = MappingProxyType(
         "msgLifetime": "a Message that still waits when its time is over is Expired, not sent",
         "msgPriority": "Messages that wait leave in this order",
         "maxSendRate": "the Connection holds back what it sends",
+        "_taps.racing": "the race's; between classes of security it is Failover anyway",
         "_taps.groupMaxSendRate": "the group holds back what its Connections send",
     }
 )
@@ -152,6 +153,8 @@ class Stack:
             transport and security are by themselves.
         preserves_boundaries: Whether what comes up has Message boundaries.
         takes_objects: Whether the top framer takes and makes objects.
+        handshakes: Whether it is established only when the peer has answered. One that
+            is not proves nothing about the peer (RFC 9623, section 4.6).
     """
 
     __slots__ = (
@@ -160,6 +163,7 @@ class Stack:
         "bare",
         "capabilities",
         "framers",
+        "handshakes",
         "layers",
         "name",
         "preserves_boundaries",
@@ -203,6 +207,9 @@ class Stack:
             self.capabilities = _framed(_secured(_framed(table, below), security_table), above)
         self.preserves_boundaries = self.capabilities.data_unit is not DataUnit.BYTE_STREAM
         self.takes_objects = bool(framers) and self.framers[-1].objects
+        self.handshakes = self.capabilities.connected or any(
+            framer.handshakes for framer in self.framers
+        )
 
     def support(self, name: str) -> Support:
         """How far the application gets a selection property."""

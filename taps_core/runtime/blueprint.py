@@ -26,6 +26,8 @@ __all__ = ["Blueprint", "WorkedOut", "with_protocols"]
 #: ``effective`` and ``group_properties`` of a Blueprint.
 WorkedOut: TypeAlias = "tuple[Mapping[str, Any], Mapping[str, Any]]"
 
+_GENERIC: Final = {**PROPERTIES, **EXTENSIONS}
+
 #: How many of these a System remembers; what comes again and again is what it is for.
 _REMEMBERED: Final = 256
 
@@ -155,11 +157,7 @@ class Blueprint:
         return effective, {
             name: value
             for name, value in effective.items()
-            if (
-                PROPERTIES[name].kind is Kind.CONNECTION
-                if name in PROPERTIES
-                else own or name in EXTENSIONS
-            )
+            if (_GENERIC[name].kind is Kind.CONNECTION if name in _GENERIC else own)
         }
 
     def but(self, **changes: Any) -> Blueprint:

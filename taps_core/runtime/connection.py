@@ -30,6 +30,7 @@ from taps_core.model.events import (
     Ready,
 )
 from taps_core.model.properties import ConnectionState, Multipath, message_property
+from taps_core.model.reports import EstablishmentReport
 from taps_core.planning.states import ConnectionEvent as E
 from taps_core.planning.states import advance
 from taps_core.runtime.awaitables import (
@@ -70,7 +71,8 @@ class Connection(ReceivingHalf[T]):
 
     Attributes:
         close_timeout: Seconds that leaving ``async with`` waits for Closed.
-        report: What was tried during establishment, in order of start.
+        report: What was tried during establishment, in order of start, live: an
+            :class:`EstablishmentReport`.
     """
 
     __slots__ = ()
@@ -169,6 +171,7 @@ class Connection(ReceivingHalf[T]):
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         """Let ``work`` establish it, in a task that the runtime owns."""
         self._waiting = []
+        self.report = EstablishmentReport(self._loop.time())
         task = self._blueprint.runtime.spawn(work)
         if not task.done():
             # A loop with eager tasks may be through already.
@@ -306,6 +309,7 @@ class Connection(ReceivingHalf[T]):
         task, self._task = self._task, None
         self._early = None
         error = EstablishmentError(sentence, reason=Reason.LOCAL_ABORT)
+        error.report = self.report
         self._terminate(E.ESTABLISHMENT_ERROR, error, error)
         if task is not None:
             task.cancel()

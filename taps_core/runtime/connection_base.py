@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from taps_core.model.errors import Reason, SendFailed
 from taps_core.model.properties import ConnectionState
+from taps_core.model.reports import EstablishmentReport
 from taps_core.runtime.awaitables import CREDIT
 from taps_core.runtime.inbox import NOTHING, Inbox
 from taps_core.runtime.live_properties import ConnectionProperties
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Mapping
 
-    from taps_core.model.errors import Attempt, ConnectionError, TapsError
+    from taps_core.model.errors import ConnectionError, TapsError
     from taps_core.model.flow import Flow
     from taps_core.model.messages import SendRecord
     from taps_core.planning.candidates import Leaf
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 __all__ = ["ConnectionBase"]
 
 T = TypeVar("T")
+
+#: Of Connections that nobody initiated here.
+_NOTHING_TRIED = EstablishmentReport(0.0)
+_NOTHING_TRIED.over("ready", 0.0)
 
 
 class ConnectionBase(ABC, Generic[T]):
@@ -95,7 +100,7 @@ class ConnectionBase(ABC, Generic[T]):
         self.accepted = accepted
         self._loop = blueprint.loop
         self.close_timeout = blueprint.close_timeout
-        self.report: tuple[Attempt, ...] = ()
+        self.report: EstablishmentReport = _NOTHING_TRIED
         self._state: ConnectionState = ConnectionState.ESTABLISHING
         self._flow: Flow | None = None
         self._stack: Stack | None = None

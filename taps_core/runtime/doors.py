@@ -9,8 +9,9 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from taps_core.model.endpoints import RemoteEndpoint
-from taps_core.model.errors import Attempt, EstablishmentError, Reason, TapsError
+from taps_core.model.errors import EstablishmentError, Reason, TapsError
 from taps_core.model.layers import ListenRequest
+from taps_core.model.reports import Attempt
 from taps_core.planning.candidates import chooses_paths
 from taps_core.runtime.establishment import plugin_failed, ranking
 

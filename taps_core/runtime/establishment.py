@@ -15,17 +15,21 @@ from taps_core.runtime.framing import FramerConnector, accept_framed, wrap
 from taps_core.runtime.race import common, only, race, unfinished
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from taps_core.model.endpoints import LocalEndpoint, RemoteEndpoint
-    from taps_core.model.errors import Attempt
     from taps_core.model.flow import Flow, Session
     from taps_core.model.layers import Connector
+    from taps_core.model.reports import Attempt, EstablishmentReport
+    from taps_core.planning.candidates import Families
     from taps_core.planning.paths import Path
+    from taps_core.planning.race import RacePlanner
     from taps_core.planning.selection import Ranked
     from taps_core.planning.stacks import Stack
+    from taps_core.planning.staggering import Staggering
     from taps_core.runtime.blueprint import Blueprint
     from taps_core.runtime.connection import Connection
+    from taps_core.runtime.race import Late
     from taps_core.runtime.resolver import Resolving
 
 __all__ = [
@@ -41,6 +45,7 @@ __all__ = [
     "in_time",
     "load",
     "open_stream",
+    "over",
     "plugin_failed",
     "ranking",
     "resolve_all",
@@ -54,36 +59,43 @@ TIMEOUT: Final = 30.0
 
 async def establish(connection: Connection[Any], timeout: float | None) -> None:
     """Bring ``connection`` to Ready or EstablishmentError; never raises but CancelledError."""
-    attempts: list[Attempt] = []
-    deadline = None if timeout is None else connection._loop.time() + timeout
+    report = connection.report
+    deadline = None if timeout is None else report.began + timeout
     scope = asyncio.timeout_at(deadline)
     try:
         async with scope:
-            won = await _win_in_the_end(connection, attempts, deadline)
+            won = await _win_in_the_end(connection, report, deadline)
     except BaseException as error:
-        connection.report = tuple(attempts)
-        connection._establishment_failed(_failure(error, attempts, scope.expired(), timeout))
+        failure = _failure(error, report, scope.expired(), timeout)
+        over(report, failure, connection._loop.time())
+        connection._establishment_failed(failure)
         if not isinstance(error, Exception):
             raise
         return
     finally:
         connection._regather = None
-    connection.report = tuple(attempts)
+    report.over("ready", connection._loop.time())
     won.establish(connection)
 
 
+def over(report: EstablishmentReport, failure: EstablishmentError, now: float) -> None:
+    """Establishment has failed; what is told of it has its report."""
+    failure.report = report
+    gave_up = failure.reason is Reason.LOCAL_ABORT
+    report.over("cancelled" if gave_up else "failed", now, None if gave_up else failure)
+
+
 async def _win_in_the_end(
-    connection: Connection[Any], attempts: list[Attempt], deadline: float | None
+    connection: Connection[Any], report: EstablishmentReport, deadline: float | None
 ) -> Won:
     """Win with the endpoints that there are then: they may change meanwhile (RFC 9622, 7.5)."""
     task = asyncio.current_task()
     assert task is not None
-    began = connection._loop.time()
     while True:
         blueprint = connection._blueprint
         connection._regather = task.cancel
         try:
-            return await _win(connection, attempts, began, deadline)
+            return await _win(connection, report, deadline)
         except asyncio.CancelledError:
             # Another's cancellation, perhaps in the same turn, is no reason to go on.
             if connection._blueprint is blueprint or task.uncancel():
@@ -91,13 +103,14 @@ async def _win_in_the_end(
 
 
 def _failure(
-    error: BaseException, attempts: Sequence[Attempt], expired: bool, timeout: float | None
+    error: BaseException, report: EstablishmentReport, expired: bool, timeout: float | None
 ) -> EstablishmentError:
+    attempts = report.attempts
     if expired and isinstance(error, TimeoutError):
         # Of those that had failed before, time was not the cause.
         pending = [each.error for each in attempts if each.outcome == "cancelled"]
         return EstablishmentTimeout(
-            f"nothing was ready within {timeout:g} s" + _tried(attempts),
+            f"nothing was ready within {timeout:g} s" + _tried(report),
             detail=common([getattr(each, "detail", None) for each in pending]),
             attempts=attempts,
             transient=True,
@@ -128,19 +141,29 @@ class Won:
 
 
 async def _win(
-    connection: Connection[Any], attempts: list[Attempt], began: float, deadline: float | None
+    connection: Connection[Any], report: EstablishmentReport, deadline: float | None
 ) -> Won:
     blueprint = connection._blueprint
     await load(blueprint)
-    connection._group.learn(blueprint)
+    group = connection._group
+    group.learn(blueprint)
     ranked = ranking(blueprint)
-    isolated = connection._group.properties["isolateSession"]
-    leaves = await _gather(blueprint, ranked, isolated=isolated)
-    return await _race(connection, leaves, attempts, began, deadline)
+    isolated = group.properties["isolateSession"]
+    staggering = blueprint.runtime.system.staggering
+    if isolated:
+        staggering = staggering.isolated()
+    attempts = report.gather()
+    leaves = await _gather(blueprint, ranked, staggering.families, report, isolated=isolated)
+    return await _race(connection, leaves, staggering, report, attempts, deadline)
 
 
 async def _gather(
-    blueprint: Blueprint, ranked: Sequence[Ranked], *, isolated: bool
+    blueprint: Blueprint,
+    ranked: Sequence[Ranked],
+    families: Families,
+    report: EstablishmentReport,
+    *,
+    isolated: bool,
 ) -> Sequence[Leaf]:
     """The candidates, from names and paths as they are now.
 
@@ -149,18 +172,23 @@ async def _gather(
     """
     system, properties = blueprint.runtime.system, blueprint.effective
     chosen = system.paths.chosen(properties) if chooses_paths(properties) else ()
-    resolver = system.resolver_for(isolated=isolated)
-    locals_ = await resolve_all(resolver, blueprint.local)
+    locals_: Sequence[LocalEndpoint] = blueprint.local
+    found: Sequence[RemoteEndpoint] = blueprint.remote
+    # Whoever has addresses needs no resolver.
+    if any(endpoint.needs_resolution for endpoint in (*locals_, *found)):
+        resolver = system.resolver_for(isolated=isolated)
+        locals_ = await resolve_all(resolver, locals_, report)
+        if not chosen:
+            found = await resolve_all(resolver, found, report)
     if chosen:
         from taps_core.runtime.paths import gather_on
 
-        remotes = await _resolve_on(chosen, blueprint, isolated=isolated)
-        leaves = gather_on(system.paths, ranked, remotes, locals_, properties)
+        remotes = await _resolve_on(chosen, blueprint, report, isolated=isolated)
+        leaves = gather_on(system.paths, ranked, remotes, locals_, properties, families)
         found = [each for of_path in remotes.values() for each in of_path]
         by = f" by {', '.join(path.shown for path in chosen)}"
     else:
-        found = await resolve_all(resolver, blueprint.remote)
-        leaves = build_leaves(ranked, found, locals_, properties=properties)
+        leaves = build_leaves(ranked, found, locals_, properties=properties, families=families)
         by = ""
     if not leaves:
         raise EstablishmentError(
@@ -176,8 +204,12 @@ async def _gather(
 
 
 async def _resolve_on(
-    chosen: Sequence[Path], blueprint: Blueprint, *, isolated: bool
-) -> dict[Path, list[RemoteEndpoint]]:
+    chosen: Sequence[Path],
+    blueprint: Blueprint,
+    report: EstablishmentReport,
+    *,
+    isolated: bool,
+) -> dict[Path, Sequence[RemoteEndpoint]]:
     """What the names mean on each path: a Provisioning Domain may have resolvers of its own.
 
     Raises:
@@ -189,10 +221,10 @@ async def _resolve_on(
         resolver = system.resolver_for(isolated=isolated, domain=path.domain)
         by_resolver.setdefault(resolver, []).append(path)
     answers = await asyncio.gather(
-        *(resolve_all(resolver, blueprint.remote) for resolver in by_resolver),
+        *(resolve_all(resolver, blueprint.remote, report) for resolver in by_resolver),
         return_exceptions=True,
     )
-    found: dict[Path, list[RemoteEndpoint]] = {}
+    found: dict[Path, Sequence[RemoteEndpoint]] = {}
     errors: list[BaseException] = []
     for paths, answer in zip(by_resolver.values(), answers, strict=True):
         if isinstance(answer, BaseException):
@@ -208,12 +240,26 @@ async def _resolve_on(
 async def _race(
     connection: Connection[Any],
     leaves: Sequence[Leaf],
+    staggering: Staggering,
+    report: EstablishmentReport,
     attempts: list[Attempt],
-    began: float,
     deadline: float | None,
+    late: Late | None = None,
 ) -> Won:
+    """Try the leaves, and those that become known ``late``; then nothing of either is left."""
+    loop = connection._loop
     asked: dict[Leaf, Mapping[str, Any]] = {}
     offered: dict[Leaf, EarlyData] = {}
+    planner: RacePlanner | None = None
+
+    def connected(leaf: Leaf) -> None:
+        if planner is None:
+            record = attempts[-1]
+            record.connected = loop.time() - report.began
+        else:
+            planner.attempt_connected(leaf, loop.time())
+            record = planner.attempt_of(leaf)
+        report.tell(record)
 
     async def attempt(leaf: Leaf) -> Flow:
         # As they are now: they may change while others are tried.
@@ -221,23 +267,50 @@ async def _race(
         early = _early_data(connection, leaf.stack)
         if early is not None:
             offered[leaf] = early
-        others = companions(leaf, leaves)
+        others = companions(leaf, leaves if planner is None else planner.leaves)
         request = _request(connection._blueprint, leaf, others, asked[leaf], deadline, early)
-        return await connector(leaf.stack).connect(request)
+        lower: Connector = leaf.stack.transport
+        if leaf.stack.security is not None:
+            lower = _Noted(lower, lambda: connected(leaf))
+        return await connector(leaf.stack, lower).connect(request)
 
-    if len(leaves) == 1:
+    if len(leaves) == 1 and late is None:
         leaf = leaves[0]
-        flow = await only(leaf, attempt, attempts, began)
+        flow = await only(leaf, attempt, attempts, report.began, report.tell)
     else:
         # Whoever has one address to go to needs no planner.
         from taps_core.planning.race import RacePlanner
 
-        planner = RacePlanner(leaves, began=began)
-        planner.attempts = attempts
-        leaf, flow = await race(planner, attempt)
+        planner = RacePlanner(
+            leaves,
+            delay=staggering,
+            racing=connection._blueprint.effective["_taps.racing"],
+            expect_more=late is not None,
+            began=report.began,
+            attempts=attempts,
+        )
+        try:
+            leaf, flow = await race(planner, attempt, late=late, changed=report.tell)
+        finally:
+            report.untried = planner.untried
     if leaf in offered and offered[leaf].taken and connection._early is not None:
         connection._early.done = True
     return Won(flow, leaf.stack, asked[leaf], leaf)
+
+
+class _Noted:
+    """A transport that says when it is connected: what is above it goes on then."""
+
+    __slots__ = ("_connected", "_transport")
+
+    def __init__(self, transport: Connector, connected: Callable[[], None]) -> None:
+        self._transport = transport
+        self._connected = connected
+
+    async def connect(self, request: ConnectRequest) -> Flow:
+        flow = await self._transport.connect(request)
+        self._connected()
+        return flow
 
 
 def _early_data(connection: Connection[Any], stack: Stack) -> EarlyData | None:
@@ -297,17 +370,21 @@ def ranking(blueprint: Blueprint) -> Sequence[Ranked]:
     return selection.candidates()
 
 
-async def resolve_all(resolver: Resolving, endpoints: Sequence[E]) -> list[E]:
+async def resolve_all(
+    resolver: Resolving, endpoints: Sequence[E], report: EstablishmentReport | None = None
+) -> Sequence[E]:
     """Addresses of all, in the order of ``endpoints``.
 
     Raises:
         EstablishmentError: RESOLUTION_FAILED: none of them has any.
     """
     if not endpoints:
-        return []
+        return ()
     if len(endpoints) == 1:
-        return list(await resolver.resolve(endpoints[0]))
-    answers = await asyncio.gather(*map(resolver.resolve, endpoints), return_exceptions=True)
+        return await _resolve(resolver, endpoints[0], report)
+    answers = await asyncio.gather(
+        *(_resolve(resolver, endpoint, report) for endpoint in endpoints), return_exceptions=True
+    )
     found: list[E] = []
     errors: list[BaseException] = []
     for answer in answers:
@@ -319,6 +396,26 @@ async def resolve_all(resolver: Resolving, endpoints: Sequence[E]) -> list[E]:
         if not found or not isinstance(error, EstablishmentError):
             raise error
     return found
+
+
+async def _resolve(
+    resolver: Resolving, endpoint: E, report: EstablishmentReport | None
+) -> Sequence[E]:
+    if report is None or not endpoint.needs_resolution:
+        return await resolver.resolve(endpoint)
+    loop = asyncio.get_running_loop()
+    resolution = report.resolving(endpoint, loop.time())
+    outcome, wrong = "cancelled", None
+    try:
+        found = await resolver.resolve(endpoint)
+        report.resolved(resolution, [each.ip_address or str(each) for each in found], loop.time())
+        outcome = "resolved"
+        return found
+    except Exception as error:
+        outcome, wrong = "failed", error
+        raise
+    finally:
+        report.resolution_over(resolution, outcome, loop.time(), wrong)
 
 
 class _Secured:
@@ -334,9 +431,10 @@ class _Secured:
         return await self._layer.connect(self._lower, request)
 
 
-def connector(stack: Stack) -> Connector:
-    """The stack as one connector: each layer connects through the one below."""
-    lower: Connector = stack.transport
+def connector(stack: Stack, lower: Connector) -> Connector:
+    """The stack over ``lower``, its transport, as one connector: each layer connects through
+    the one below.
+    """  # noqa: D205  # one sentence
     datagrams = _datagrams(stack)
     for layer in stack.layers:
         if isinstance(layer, SecurityLayer):
@@ -404,17 +502,15 @@ async def connect_again(parent: Connection[Any], clone: Connection[Any], stack: 
         # The port is taken by the parent.
         local = local.with_port(None)
     again = Leaf(stack, leaf.remote, local, path=leaf.path, group=leaf.group)
-    began = clone._loop.time()
-    attempts: list[Attempt] = []
-    try:
-        async with asyncio.timeout_at(began + TIMEOUT):
-            return await _race(clone, [again], attempts, began, began + TIMEOUT)
-    finally:
-        clone.report = tuple(attempts)
+    report = clone.report
+    staggering = clone._blueprint.runtime.system.staggering
+    deadline = clone._loop.time() + TIMEOUT
+    async with asyncio.timeout_at(deadline):
+        return await _race(clone, [again], staggering, report, report.gather(), deadline)
 
 
-def _tried(attempts: Sequence[Attempt]) -> str:
-    return "".join(f"\n  {attempt}" for attempt in attempts)
+def _tried(report: EstablishmentReport) -> str:
+    return "".join(f"\n  {attempt}" for attempt in report)
 
 
 def in_time(error: TimeoutError) -> str:

@@ -360,19 +360,25 @@ class Group:
     async def _establish_clone(
         self, parent: Connection[Any], clone: Connection[Any], settings: Mapping[str, Any]
     ) -> None:
+        from taps_core.runtime.establishment import over
+
         try:
             won = await self._connect_clone(parent, clone, settings)
         except Exception as error:  # noqa: BLE001  # a plugin's bug must reach whoever waits
             failure = _as_clone_error(parent, error)
+            over(clone.report, failure, clone._loop.time())
             told = parent._dispatcher is not None and parent._dispatcher.wants(CloneError)
             parent._notify_error(failure)
             clone._establishment_failed(failure)
             if told:
                 clone._error_is_known()  # to the handler
         except BaseException:
-            clone._establishment_failed(CloneError("cancelled", reason=Reason.LOCAL_ABORT))
+            failure = CloneError("cancelled", reason=Reason.LOCAL_ABORT)
+            over(clone.report, failure, clone._loop.time())
+            clone._establishment_failed(failure)
             raise
         else:
+            clone.report.over("ready", clone._loop.time())
             won.establish(clone)
 
     async def _connect_clone(

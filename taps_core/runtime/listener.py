@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
 
     from taps_core.model.endpoints import LocalEndpoint, RemoteEndpoint
-    from taps_core.model.errors import Attempt
     from taps_core.model.flow import Flow
+    from taps_core.model.reports import Attempt
     from taps_core.planning.stacks import Stack
     from taps_core.runtime.blueprint import Blueprint
 

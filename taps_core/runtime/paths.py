@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from taps_core.model.endpoints import Endpoint, RemoteEndpoint
     from taps_core.model.paths import Interface
-    from taps_core.planning.candidates import Leaf
+    from taps_core.planning.candidates import Families, Leaf
     from taps_core.planning.paths import Path, PathSelection
     from taps_core.planning.ranking import Ranked
     from taps_core.runtime.survey import Survey
@@ -306,6 +306,7 @@ def gather_on(
     reached: Mapping[Path, Sequence[RemoteEndpoint]],
     locals_: Sequence[LocalEndpoint],
     properties: Mapping[str, Any],
+    families: Families,
 ) -> list[Leaf]:
     """Candidates by path, then as :func:`taps_core.planning.candidates.build_leaves` has them.
 
@@ -317,6 +318,7 @@ def gather_on(
         reached: As for :meth:`Paths.branches`, and what is not reached over IP.
         locals_: Resolved.
         properties: As ``ConnectRequest.properties``.
+        families: As for ``build_leaves``.
     """
     over_ip = {path: [each for each in of if _is_ip(each)] for path, of in reached.items()}
     others = dict.fromkeys(each for of in reached.values() for each in of if not _is_ip(each))
@@ -324,12 +326,26 @@ def gather_on(
     share = MAX_LEAVES // max(1, len(branches) + bool(others))
     leaves = [
         leaf
-        for name, branch in branches
+        for place, (name, branch) in enumerate(branches)
         for leaf in build_leaves(
-            ranked, tuple(branch), branch, properties=properties, path=name, max_leaves=share
+            ranked,
+            tuple(branch),
+            branch,
+            properties=properties,
+            path=name,
+            place=place,
+            max_leaves=share,
+            families=families,
         )
     ]
-    leaves += build_leaves(ranked, tuple(others), locals_, properties=properties, max_leaves=share)
+    leaves += build_leaves(
+        ranked,
+        tuple(others),
+        locals_,
+        properties=properties,
+        place=len(branches),
+        max_leaves=share,
+    )
     leaves.sort(key=lambda leaf: leaf.group)
     return leaves
 

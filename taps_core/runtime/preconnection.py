@@ -146,8 +146,8 @@ class Preconnection:
         """
         resolver = self.system.resolver_for(isolated=self.transport.get("isolateSession"))
         return (
-            await resolve_all(resolver, self._local),
-            await resolve_all(resolver, self._remote),
+            list(await resolve_all(resolver, self._local)),
+            list(await resolve_all(resolver, self._remote)),
         )
 
     def initiate(self, timeout: float | None = TIMEOUT) -> Connection[Any]:

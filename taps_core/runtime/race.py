@@ -16,13 +16,21 @@ import asyncio
 import errno
 import logging
 import os
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
-from taps_core.model.errors import Attempt, EstablishmentError, Reason, TapsError
+from taps_core.model.errors import EstablishmentError, Reason, TapsError
+from taps_core.model.reports import Attempt
 from taps_core.runtime.tasks import until_done
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+    from collections.abc import (
+        AsyncIterator,
+        Awaitable,
+        Callable,
+        Coroutine,
+        Iterable,
+        Sequence,
+    )
     from typing import TypeAlias
 
     from taps_core.model.flow import Flow
@@ -30,10 +38,10 @@ if TYPE_CHECKING:
     from taps_core.planning.race import RacePlanner
 
     MakeAttempt: TypeAlias = Callable[[Leaf], Awaitable[Flow]]
-    Late: TypeAlias = AsyncGenerator[Iterable[Leaf], None]
     LateTask: TypeAlias = asyncio.Task[Iterable[Leaf] | None]
+    Changed: TypeAlias = Callable[[Attempt], object]
 
-__all__ = ["common", "failure", "is_transient", "only", "race", "unfinished"]
+__all__ = ["Late", "common", "failure", "is_transient", "only", "race", "unfinished"]
 
 T = TypeVar("T")
 
@@ -66,11 +74,29 @@ _TRANSIENT: Final = frozenset(
 )
 
 
+class Late(Protocol):
+    """Leaves that become known while the race runs; an asynchronous generator is one."""
+
+    def __aiter__(self) -> AsyncIterator[Iterable[Leaf]]:
+        """Itself."""
+
+    def __anext__(self) -> Awaitable[Iterable[Leaf]]:
+        """The next ones."""
+
+    def aclose(self) -> Coroutine[Any, Any, None]:
+        """No more are wanted; returns when nothing of it is left."""
+
+
+def _unwatched(_: Attempt) -> None:
+    """Nobody wants to know."""
+
+
 async def race(
     planner: RacePlanner,
     attempt: MakeAttempt,
     *,
     late: Late | None = None,
+    changed: Changed = _unwatched,
 ) -> tuple[Leaf, Flow]:
     """Make attempts until one succeeds.
 
@@ -80,7 +106,9 @@ async def race(
             Cancelling it leaves nothing behind.
         late: Gives further leaves as they become known, and ends; closed in
             any case. With a planner that expects more, and only then. An
-            ``OSError`` or ``TapsError`` of it is kept and ends it as well.
+            ``OSError`` or ``TapsError`` of it, or a group of them, is kept and ends it
+            as well.
+        changed: Told of each attempt that began or ended.
 
     Returns:
         The winner and its flow.
@@ -92,14 +120,20 @@ async def race(
     """
     if planner.expecting != (late is not None):
         raise ValueError("a planner that expects more needs late leaves, and no other takes them")
-    contest = _Contest(planner, attempt, late)
+    contest = _Contest(planner, attempt, late, changed)
     try:
         return await contest.run()
     finally:
         await contest.clean_up()
 
 
-async def only(leaf: Leaf, attempt: MakeAttempt, attempts: list[Attempt], began: float) -> Flow:
+async def only(
+    leaf: Leaf,
+    attempt: MakeAttempt,
+    attempts: list[Attempt],
+    began: float,
+    changed: Changed = _unwatched,
+) -> Flow:
     """The one attempt that can be made: in the caller's own task, without planner and timer.
 
     Args:
@@ -107,13 +141,15 @@ async def only(leaf: Leaf, attempt: MakeAttempt, attempts: list[Attempt], began:
         attempt: As for :func:`race`.
         attempts: The report, to which it is added.
         began: When establishment began, in the loop's time.
+        changed: As for :func:`race`.
 
     Raises:
         EstablishmentError: It failed; ``__cause__`` is why.
     """
     loop = asyncio.get_running_loop()
-    record = Attempt(leaf.what, loop.time() - began)
+    record = Attempt(leaf, loop.time() - began)
     attempts.append(record)
+    changed(record)
     outcome = "cancelled"
     try:
         flow = await attempt(leaf)
@@ -133,14 +169,18 @@ async def only(leaf: Leaf, attempt: MakeAttempt, attempts: list[Attempt], began:
     finally:
         record.outcome = outcome
         record.ended = loop.time() - began
+        changed(record)
     raise failure(attempts)
 
 
 class _Contest:
     """A race of several: one task for each attempt, all owned here."""
 
-    def __init__(self, planner: RacePlanner, attempt: MakeAttempt, late: Late | None) -> None:
+    def __init__(
+        self, planner: RacePlanner, attempt: MakeAttempt, late: Late | None, changed: Changed
+    ) -> None:
         self._planner = planner
+        self._changed = changed
         self._attempt = attempt
         self._late = late
         self._loop = asyncio.get_running_loop()
@@ -183,6 +223,11 @@ class _Contest:
         for leaf in leaves:
             record = self._planner.attempt_of(leaf)
             self._tasks[self._loop.create_task(_run(self._attempt, leaf, record))] = leaf
+            self._changed(record)
+
+    def _tell(self, *leaves: Leaf) -> None:
+        for leaf in leaves:
+            self._changed(self._planner.attempt_of(leaf))
 
     def _look_at_attempts(self, done: set[asyncio.Task[Any]]) -> bool:
         """Report what ended; whether there is a winner."""
@@ -195,12 +240,15 @@ class _Contest:
             error = _error(task, self._tasks[task])
             if error is None and self._winner is None:
                 leaf = self._tasks.pop(task)
-                self._planner.attempt_ready(leaf, now)
+                losers = self._planner.attempt_ready(leaf, now)
                 self._winner = leaf, task.result()
+                self._tell(leaf, *losers)
             elif error is not None:
                 leaf = self._tasks.pop(task)
                 _log_unless_expected(leaf, error)
-                self._start(self._planner.attempt_failed(leaf, error, now))
+                due = self._planner.attempt_failed(leaf, error, now)
+                self._tell(leaf)
+                self._start(due)
         return self._winner is not None
 
     def _wait_for_late(self) -> None:
@@ -212,8 +260,8 @@ class _Contest:
         leaves: Iterable[Leaf] | None = None
         try:
             leaves = self._late_task.result()
-        except (OSError, TapsError) as error:
-            self._late_errors.append(error)
+        except* (OSError, TapsError) as group:
+            self._late_errors += group.exceptions
         self._late_task = None
         more = leaves is not None
         self._start(self._planner.add(leaves or (), self._loop.time(), more=more))
@@ -225,7 +273,7 @@ class _Contest:
 
         Does not wait after a winner was handed out, so that it cannot be lost.
         """
-        self._planner.cancel(self._loop.time())
+        self._tell(*self._planner.cancel(self._loop.time()))
         try:
             if self._winner is not None:
                 # Cancelled while the losers ended: the application never sees it.

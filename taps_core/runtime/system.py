@@ -20,6 +20,7 @@ from taps_core.model.framer import Codec, Framer
 from taps_core.model.layers import FramerDefinition
 from taps_core.model.properties import ConnectionState
 from taps_core.planning.selection import Selector
+from taps_core.planning.staggering import Staggering
 from taps_core.runtime.tasks import Team
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class System:
         survey: Who tells of interfaces and routes, in place of this machine's system.
         event_log: How many events every Connection remembers (0: none).
         close_timeout: Seconds that leaving ``async with connection`` waits.
+        staggering: When the next attempt of a race starts; ``None``: as RFC 8305 says.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class System:
         survey: Survey | None = None,
         event_log: int = 0,
         close_timeout: float = 10.0,
+        staggering: Staggering | None = None,
     ) -> None:
         self._plugins = plugins
         self._allow = allow
@@ -93,6 +96,7 @@ class System:
         self._paths: Paths | None = None
         self.event_log = event_log
         self.close_timeout = close_timeout
+        self.staggering = Staggering() if staggering is None else staggering
         #: Role and properties → what Blueprints make of them.
         self.worked_out: dict[Any, WorkedOut] = {}
         self._runtimes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopRuntime] = (
@@ -358,6 +362,7 @@ class ClassDefinition(FramerDefinition):
         self.below_security = getattr(framer, "below_security", False)
         self.objects = getattr(framer, "objects", False)
         self.alpn = tuple(getattr(framer, "alpn", ()))
+        self.handshakes = getattr(framer, "handshakes", False)
 
     def create(self) -> Codec | Framer:
         """A new one.

@@ -30,7 +30,7 @@ def ranked(
     name: str, *, racing_class: Any = None, serves: frozenset[str] = IP, label: str | None = None
 ) -> Any:
     transport = SimpleNamespace(name=name, serves=serves)
-    stack = SimpleNamespace(name=label or name.upper(), transport=transport)
+    stack = SimpleNamespace(name=label or name.upper(), transport=transport, handshakes=True)
     return SimpleNamespace(stack=stack, racing_class=racing_class)
 
 

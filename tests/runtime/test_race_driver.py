@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pytest
 
 from taps_core.model.endpoints import RemoteEndpoint
-from taps_core.model.errors import Attempt, EstablishmentError, Reason
+from taps_core.model.errors import EstablishmentError, Reason
 from taps_core.model.flow import Flow
 from taps_core.planning.candidates import Leaf
 from taps_core.planning.race import RacePlanner
@@ -23,6 +23,8 @@ from taps_core.runtime.race import LATE_FLOW_GRACE, failure, is_transient, only,
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine
+
+    from taps_core.model.reports import Attempt
 
 T = TypeVar("T")
 
