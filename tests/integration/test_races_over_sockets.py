@@ -157,7 +157,7 @@ def test_losers_are_closed_before_the_winner_is_handed_over_also_sockets(
         here = taps.Preconnection(
             local="127.0.0.1:0", security=server, framers="line", system=system
         )
-        async with here.listen() as listener:
+        async with here.listen(echo) as listener:
             alive = f"127.0.0.1:{listener.local_endpoints[0].port}"
             before = open_sockets()
             there = taps.Preconnection(
@@ -166,7 +166,7 @@ def test_losers_are_closed_before_the_winner_is_handed_over_also_sockets(
             connection = there.initiate()
             counted: list[int] = []
             connection.on(taps.Ready, lambda _: counted.append(open_sockets() - before))
-            async with connection, await listener.accept():
+            async with connection:
                 await asyncio.sleep(0)
                 assert [each.outcome for each in connection.report] == [
                     "cancelled",
