@@ -1,8 +1,9 @@
 """One end of SCTP work: a process of its own for :mod:`benchmarks.messages`.
 
 ``KIND LOOP`` obeys lines on stdin, each with a line: ``ping PORT COUNT`` (so many Messages
-of 64 bytes there and back) and ``pour PORT COUNT`` (so many of 200,000 bytes there, until
-the peer has them); the seconds that it took.
+of 64 bytes there and back), ``pour PORT COUNT`` (so many of 200,000 bytes there, until
+the peer has them) and ``long PORT COUNT`` (of 3,000,000 bytes, likewise); the seconds that it
+took.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import socket
 import struct
 import sys
 from collections import deque
+from functools import partial
 from time import perf_counter
 from typing import Any, Final, Protocol
 
@@ -20,7 +22,8 @@ import taps_core as taps
 from benchmarks.harness import LOOPS
 
 SMALL: Final = 64
-LONG: Final = 200_000
+LARGE: Final = 200_000
+LONG: Final = 3_000_000
 _SCTP: Final = 132
 _BUFFER: Final = 2 * 1024 * 1024
 
@@ -140,10 +143,10 @@ async def ping(kind: Kind, port: int, count: int) -> float:
     return seconds
 
 
-async def pour(kind: Kind, port: int, count: int) -> float:
-    """Long ones, one way."""
+async def pour(size: int, kind: Kind, port: int, count: int) -> float:
+    """One way, until all is there."""
     await kind.connect(port)
-    data = bytes(LONG)
+    data = bytes(size)
     await kind.send(b"sink %d" % count)
     begin = perf_counter()
     for _ in range(count):
@@ -154,7 +157,11 @@ async def pour(kind: Kind, port: int, count: int) -> float:
     return seconds
 
 
-WORK: Final[dict[str, Any]] = {"ping": ping, "pour": pour}
+WORK: Final[dict[str, Any]] = {
+    "ping": ping,
+    "pour": partial(pour, LARGE),
+    "long": partial(pour, LONG),
+}
 KINDS: Final[dict[str, type[Kind]]] = {"taps": Taps, "raw": Raw}
 
 

@@ -1,4 +1,7 @@
-"""Run tests in the lab: ``python -m tests.lab -- plugins/tcp/tests -k wire``."""
+"""Run tests in the lab: ``python -m tests.lab -- plugins/tcp/tests -k wire``.
+
+Or another module: ``python -m tests.lab --run benchmarks -- sctp --pairs 9``.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.lab",
         description="Boot user-mode Linux with this machine's files, and run tests inside.",
-        epilog="Exit status: pytest's; 124 when the time is over, 125 if the guest does not boot "
-        "or breaks down, 130 after Ctrl-C.",
+        epilog="Exit status: that of what is run; 124 when the time is over, 125 if the guest "
+        "does not boot or breaks down, 130 after Ctrl-C.",
     )
     parser.add_argument("--memory", default="512M", help="of the guest (default: %(default)s)")
     parser.add_argument(
@@ -35,7 +38,13 @@ def main() -> int:
         type=pathlib.Path,
         help="a directory that the tests can write to and that is left (they have it in TAPS_LAB)",
     )
-    parser.add_argument("arguments", nargs="*", metavar="-- ARGUMENT", help="for pytest")
+    parser.add_argument(
+        "--run",
+        default="pytest",
+        metavar="MODULE",
+        help="what is run inside, as by python -m (default: %(default)s)",
+    )
+    parser.add_argument("arguments", nargs="*", metavar="-- ARGUMENT", help="for what is run")
     wanted = parser.parse_args()
     if sentence := machine.missing():
         print(sentence, file=sys.stderr)
@@ -50,7 +59,7 @@ def main() -> int:
             # The guest's console is a terminal in any case.
             os.environ.setdefault("PY_COLORS", "0")
         status = machine.run(
-            _pytest(wanted, results),
+            _command(wanted, results),
             results,
             sys.stdout.buffer,
             memory=wanted.memory,
@@ -73,11 +82,10 @@ def main() -> int:
     return status
 
 
-def _pytest(wanted: argparse.Namespace, results: pathlib.Path) -> list[str]:
-    return [
-        *(sys.executable, "-m", "pytest", f"--junitxml={results / 'junit.xml'}"),
-        *("-p", "no:cacheprovider", *wanted.arguments),
-    ]
+def _command(wanted: argparse.Namespace, results: pathlib.Path) -> list[str]:
+    for_pytest = [f"--junitxml={results / 'junit.xml'}", "-p", "no:cacheprovider"]
+    options = for_pytest if wanted.run == "pytest" else []
+    return [sys.executable, "-m", wanted.run, *options, *wanted.arguments]
 
 
 def _stop(*_: Any) -> None:

@@ -78,7 +78,10 @@ PATH_RETRANSMISSIONS: Final = 3
 #: Streams that are asked for; the peer may take any number.
 STREAMS: Final = 256
 MOST_STREAMS: Final = 65535
-INIT_ATTEMPTS: Final = 8
+#: How often INIT and COOKIE ECHO are sent, and the milliseconds between two at the most:
+#: longer than ``Initiate`` waits as a rule, and often enough for a path that loses a third.
+INIT_ATTEMPTS: Final = 20
+INIT_TIMEOUT: Final = 2000
 _IP_TOS: Final = (socket.IPPROTO_IP, socket.IP_TOS)
 _IPV6_TCLASS: Final = (socket.IPPROTO_IPV6, 67)
 
@@ -122,7 +125,7 @@ def configure(
     sock.setsockopt(
         level,
         linux.INITMSG,
-        struct.pack("=HHHH", STREAMS, MOST_STREAMS, INIT_ATTEMPTS, RTO[1]),
+        struct.pack("=HHHH", STREAMS, MOST_STREAMS, INIT_ATTEMPTS, INIT_TIMEOUT),
     )
     first, longest, shortest = RTO
     sock.setsockopt(level, linux.RTOINFO, struct.pack("=iIII", 0, first, longest, shortest))

@@ -15,6 +15,7 @@ from taps_sctp.engine import Engine
 from taps_sctp.options import (
     BUFFER,
     INIT_ATTEMPTS,
+    INIT_TIMEOUT,
     MOST_STREAMS,
     PATH_RETRANSMISSIONS,
     RTO,
@@ -72,7 +73,7 @@ def configure(
         usrsctp.checked(library.usrsctp_setsockopt(so, socket.SOL_SOCKET, option, size, len(size)))
     first, longest, shortest = RTO
     for number, value in (
-        (usrsctp.INITMSG, struct.pack("=HHHH", STREAMS, MOST_STREAMS, INIT_ATTEMPTS, longest)),
+        (usrsctp.INITMSG, struct.pack("=HHHH", STREAMS, MOST_STREAMS, INIT_ATTEMPTS, INIT_TIMEOUT)),
         (usrsctp.RTOINFO, struct.pack("=IIII", 0, first, longest, shortest)),
         (
             usrsctp.PEER_ADDR_PARAMS,

@@ -81,14 +81,16 @@ class Lab:
         self._run = run
         self.network = network
 
-    def run(self, main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def run(
+        self, main: Callable[[], Coroutine[Any, Any, None]], patience: float = PATIENCE
+    ) -> None:
         """Until it is done; nothing may be left."""
 
         async def whole() -> None:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(patience):
                 await main()
 
-        self._run(whole, timeout=PATIENCE + 10)
+        self._run(whole, timeout=patience + 10)
 
     @contextlib.asynccontextmanager
     async def listening(self, *, there: Any = None, **properties: Any) -> AsyncIterator[Ends]:

@@ -21,11 +21,12 @@ pytestmark = pytest.mark.lab
 
 
 def test_close_waits_until_all_is_delivered_under_loss(rough: Lab) -> None:
-    rough.network.path.set(latency=0.02, loss=0.2)
+    rough.network.path.set(latency=0.02)
 
     async def main() -> None:
         async with rough.listening() as ends:
             client, server = await ends.pair()
+            rough.network.path.set(loss=0.2)
             for number in range(100):
                 client.send_nowait(b"%03d" % number * 100)
             closing = client.close()

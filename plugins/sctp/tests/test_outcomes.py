@@ -61,12 +61,13 @@ async def outcomes_of(sends: Any) -> tuple[list[int], list[int]]:
 def test_sent_and_expired_are_all_and_delivered_and_abandoned_are_what_was_sent(
     rough: Lab,
 ) -> None:
-    rough.network.path.set(latency=0.01, loss=0.3)
+    rough.network.path.set(latency=0.01)
     number = 600
 
     async def main() -> None:
         async with rough.listening(there=MAY_GIVE_UP, **MAY_GIVE_UP) as ends:
             client, server = await ends.pair()
+            rough.network.path.set(loss=0.3)
             arrivals = Arrivals(server)
             sends = []
             for each in range(number):
@@ -74,6 +75,7 @@ def test_sent_and_expired_are_all_and_delivered_and_abandoned_are_what_was_sent(
                 await asyncio.sleep(0.002)
             sent, expired = await outcomes_of(sends)
             # A last one tells that nothing of these is still on its way.
+            rough.network.path.set(loss=0.0)
             await client.send(b"last")
             await until(lambda: b"last" in arrivals.data)
             assert arrivals.data == sorted(set(arrivals.data))
@@ -91,16 +93,18 @@ def test_sent_and_expired_are_all_and_delivered_and_abandoned_are_what_was_sent(
 
 
 def test_messages_that_are_sent_once_are_delivered_or_counted(rough: Lab) -> None:
-    rough.network.path.set(latency=0.01, loss=0.3)
+    rough.network.path.set(latency=0.01)
     number = 300
 
     async def main() -> None:
         async with rough.listening(there=MAY_GIVE_UP, **MAY_GIVE_UP) as ends:
             client, server = await ends.pair()
+            rough.network.path.set(loss=0.3)
             arrivals = Arrivals(server)
             for each in range(number):
                 await client.send(b"%04d" % each, reliable=False)
                 await asyncio.sleep(0.002)
+            rough.network.path.set(loss=0.0)
             await client.send(b"last")
             await until(lambda: b"last" in arrivals.data)
             never_sent, given_up = abandoned(client)
