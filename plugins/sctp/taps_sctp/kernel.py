@@ -23,6 +23,7 @@ from taps_sctp.options import (
     PRIMARY_PATH,
     allow_changes,
     heartbeat_of,
+    retransmissions_of,
     set_capacity_profile,
 )
 
@@ -121,6 +122,15 @@ class KernelEngine(Engine):
         with contextlib.suppress(OSError):
             only = None if self._uses_many else linux.primary_address(self._sock)
             linux.set_heartbeats(self._sock, milliseconds, PATH_RETRANSMISSIONS, only)
+
+    def _set_retransmissions(self, number: int) -> None:
+        try:
+            linux.set_retransmissions(self._sock, number)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            paths = len(addresses.peer_addresses(self._sock))
+            linux.set_retransmissions(self._sock, min(number, paths * PATH_RETRANSMISSIONS))
 
     # -- up
 
@@ -451,6 +461,9 @@ class KernelEngine(Engine):
             return value in linux.SCHEDULERS
         if property == "keepAliveTimeout":
             self._set_heartbeats(heartbeat_of({property: value}))
+            return True
+        if property == "connTimeout":
+            self._set_retransmissions(retransmissions_of({property: value}))
             return True
         if property == "multipathPolicy" and self._uses_many:
             if value is not MultipathPolicy.HANDOVER:

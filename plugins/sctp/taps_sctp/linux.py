@@ -46,6 +46,7 @@ __all__ = [
     "send_item",
     "set_heartbeats",
     "set_primary_address",
+    "set_retransmissions",
     "set_value",
     "status",
     "subscribe",
@@ -59,6 +60,7 @@ NOTIFICATION: Final = 0x8000
 
 #: Options.
 RTOINFO: Final = 0
+_ASSOCINFO: Final = 1
 INITMSG: Final = 2
 NODELAY: Final = 3
 _PRIMARY_ADDR: Final = 6
@@ -218,6 +220,15 @@ def set_heartbeats(
     flags = 1 if milliseconds else 2
     data = struct.pack("=i128sIHIIIIBx", 0, where, milliseconds, retransmissions, 0, 0, flags, 0, 0)
     sock.setsockopt(IPPROTO_SCTP, PEER_ADDR_PARAMS, data)
+
+
+def set_retransmissions(sock: socket.socket, number: int) -> None:
+    """How often in a row the peer may leave something unanswered before all is over.
+
+    The kernel takes no more than all paths together have, where there are several.
+    """
+    data = struct.pack("=iHHIII", 0, number, 0, 0, 0, 0)
+    sock.setsockopt(IPPROTO_SCTP, _ASSOCINFO, data)
 
 
 def primary_address(sock: socket.socket) -> str:

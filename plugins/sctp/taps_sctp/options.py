@@ -29,6 +29,7 @@ __all__ = [
     "configure",
     "heartbeat_of",
     "open_socket",
+    "retransmissions_of",
     "set_capacity_profile",
     "waits_for_company",
 ]
@@ -69,8 +70,12 @@ BUFFER: Final = 4 * 1024 * 1024
 _SNDBUFFORCE: Final = 32
 _RCVBUFFORCE: Final = 33
 #: Milliseconds: the first, longest and shortest retransmission timeout. RFC 9260's are
-#: 1000, 60000 and 1000: with them a dead path is noticed after a minute.
-RTO: Final = (500, 10_000, 200)
+#: 1000, 60000 and 1000: with them a dead path is noticed after a minute, and one that loses
+#: much stands still for as long, as each loss in a row doubles the timeout.
+RTO: Final = (500, 3000, 200)
+#: How often in a row the peer may leave something unanswered where there is no
+#: ``connTimeout``: about a minute, as long as RFC 9260's ten with a timeout of 10 s.
+RETRANSMISSIONS: Final = 24
 #: Milliseconds between heartbeats to an address that is idle, and how often in a row one
 #: may fail.
 HEARTBEAT: Final = 5000
@@ -82,6 +87,7 @@ MOST_STREAMS: Final = 65535
 #: longer than ``Initiate`` waits as a rule, and often enough for a path that loses a third.
 INIT_ATTEMPTS: Final = 20
 INIT_TIMEOUT: Final = 2000
+_MOST_RETRANSMISSIONS: Final = 65535
 _IP_TOS: Final = (socket.IPPROTO_IP, socket.IP_TOS)
 _IPV6_TCLASS: Final = (socket.IPPROTO_IPV6, 67)
 
@@ -129,6 +135,7 @@ def configure(
     )
     first, longest, shortest = RTO
     sock.setsockopt(level, linux.RTOINFO, struct.pack("=iIII", 0, first, longest, shortest))
+    linux.set_retransmissions(sock, retransmissions_of(properties))
     many = uses_many(properties)
     # One that is not to have several paths probes its own later, and no other.
     linux.set_heartbeats(sock, heartbeat_of(properties) if many else 0, PATH_RETRANSMISSIONS)
@@ -164,6 +171,23 @@ def allow_changes(sock: socket.socket) -> None:
     with contextlib.suppress(OSError):
         linux.set_value(sock, linux.AUTH_SUPPORTED, 1)
         linux.set_value(sock, linux.ASCONF_SUPPORTED, 1)
+
+
+def retransmissions_of(properties: Mapping[str, Any]) -> int:
+    """How often in a row the peer may leave something unanswered: ``connTimeout``, in timeouts.
+
+    The shortest that there are are counted, so that it is never less than was asked for.
+    """
+    wanted = properties.get("connTimeout", math.inf)
+    if wanted in (None, math.inf):
+        return RETRANSMISSIONS
+    _, longest, timeout = RTO
+    number, waited = 0, float(timeout)
+    while waited < wanted * 1000 and number < _MOST_RETRANSMISSIONS:
+        number += 1
+        timeout = min(timeout * 2, longest)
+        waited += timeout
+    return max(number, 1)
 
 
 def heartbeat_of(properties: Mapping[str, Any]) -> int:

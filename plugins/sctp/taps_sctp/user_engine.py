@@ -21,6 +21,7 @@ from taps_sctp.options import (
     RTO,
     STREAMS,
     heartbeat_of,
+    retransmissions_of,
     waits_for_company,
 )
 from taps_sctp.usrsctp import ffi
@@ -79,6 +80,7 @@ def configure(
             usrsctp.PEER_ADDR_PARAMS,
             usrsctp.heartbeats(heartbeat_of(properties), PATH_RETRANSMISSIONS),
         ),
+        (usrsctp.ASSOCINFO, usrsctp.retransmissions(retransmissions_of(properties))),
         (usrsctp.RECVRCVINFO, struct.pack("i", 1)),
         *((usrsctp.EVENT, struct.pack("=IHBx", 0, event, 1)) for event in usrsctp.EVENTS),
     ):
@@ -426,5 +428,9 @@ class UserEngine(Engine):
         if property == "keepAliveTimeout":
             beats = usrsctp.heartbeats(heartbeat_of({property: value}), PATH_RETRANSMISSIONS)
             usrsctp.set_option(self._library, self._so, usrsctp.PEER_ADDR_PARAMS, beats)
+            return True
+        if property == "connTimeout":
+            number = usrsctp.retransmissions(retransmissions_of({property: value}))
+            usrsctp.set_option(self._library, self._so, usrsctp.ASSOCINFO, number)
             return True
         return False

@@ -84,6 +84,7 @@ READABLE: Final = 1
 
 #: Options.
 RTOINFO: Final = 0x01
+ASSOCINFO: Final = 0x02
 INITMSG: Final = 0x03
 NODELAY: Final = 0x04
 PEER_ADDR_PARAMS: Final = 0x0A
@@ -228,6 +229,11 @@ def heartbeats(milliseconds: int, retransmissions: int) -> bytes:
     """``struct sctp_paddrparams`` for the peer; 0: no heartbeats."""
     flags = 1 if milliseconds else 2
     return _paths(interval=milliseconds, flags=flags, retransmissions=retransmissions)
+
+
+def retransmissions(number: int) -> bytes:
+    """``struct sctp_assocparams``: how often in a row the peer may leave something unanswered."""
+    return struct.pack("=IIIIHH", 0, 0, 0, 0, number, 0)
 
 
 def dscp(value: int) -> bytes:

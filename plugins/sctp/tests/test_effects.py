@@ -68,6 +68,10 @@ SHOWN = {
         "test_with_a_peer_that_cannot_reset_streams_messages_tell_their_stream",
     ),
     "recvMsgMaxLen": ("test_bulk.py", "test_a_message_of_three_megabytes"),
+    "connTimeout": (
+        "test_effects.py",
+        "test_conn_timeout_is_how_long_a_peer_may_be_silent",
+    ),
     "keepAliveTimeout": (
         "test_effects.py",
         "test_keep_alive_timeout_is_the_interval_of_heartbeats",
@@ -176,6 +180,25 @@ def test_what_is_said_to_have_no_effect_is_accepted_and_changes_nothing(lab: Lab
                 assert options(client) == before, row.name
 
     lab.run(main)
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_conn_timeout_is_how_long_a_peer_may_be_silent(rough: Lab, later: bool) -> None:
+    async def main() -> None:
+        async with rough.listening() as ends:
+            client, server = await ends.pair(**({} if later else {"connTimeout": 1.0}))
+            if later:
+                client.set_property("connTimeout", 1.0)
+            rough.network.path.blackhole()
+            client.send_nowait(b"is anybody there?")
+            with pytest.raises(taps.ConnectionError) as caught:
+                await client.receive()
+            assert caught.value.reason is taps.Reason.TIMEOUT
+            server.send_nowait(b"is anybody there?")
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(server.receive(), 4)
+
+    rough.run(main)
 
 
 def test_keep_alive_timeout_is_the_interval_of_heartbeats(lab: Lab) -> None:
