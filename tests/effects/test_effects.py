@@ -157,6 +157,8 @@ def samples(row: Property) -> list[Any]:
         return [True, False]
     if row.values is not None:
         return list(row.values)
+    if row.value_type is ValueType.TEXT:
+        return ["192.0.2.1", ""]
     least = (row.minimum or 0) + 1
     return [least, least + 1000, *([] if row.special is None else [math.inf])]
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import asyncio
 import contextlib
-import pathlib
 import socket
 import sys
 from typing import TYPE_CHECKING, Any
@@ -15,14 +13,19 @@ from taps_sctp import SCTP
 from taps_sctp.linux import get_with_input
 
 import taps_core as taps
-from taps_core.model.properties import EXTENSIONS, PROPERTIES, Kind, ValueType
-from taps_core.planning.selection import Selector
-from taps_core.planning.stacks import EVERYWHERE, Installed, Stack
-from taps_core.plugin import DSCP, CapacityProfile, Preference, Support
-from tests.effects.behaviours import BEHAVIOURS, ELSEWHERE
+from taps_core.planning.stacks import Stack
+from taps_core.plugin import DSCP, CapacityProfile, Kind
 from tests.effects.test_effects import samples
 
 from .conftest import kernel_socket
+from .lines import (
+    WISHES,
+    assert_selected_by_the_table,
+    assert_shown,
+    named,
+    rows_of,
+    with_effect,
+)
 
 if TYPE_CHECKING:
     from taps_core.plugin import Property
@@ -30,14 +33,8 @@ if TYPE_CHECKING:
     from .conftest import Lab
 
 pytestmark = pytest.mark.lab
-HERE = pathlib.Path(__file__).parent
 TRANSPORT = SCTP()
 STACK = Stack(TRANSPORT, TRANSPORT.capabilities)
-ROWS = [
-    row
-    for row in (*PROPERTIES.values(), *EXTENSIONS.values(), *STACK.definitions)
-    if row.kind is not Kind.SELECTION
-]
 #: What shows that a property has effect: a test of this folder.
 SHOWN = {
     "connPriority": ("test_streams.py", "test_the_kernel_sends_by_priority"),
@@ -98,10 +95,6 @@ OPTIONS = {
 DATA, HEARTBEAT = 0, 4
 
 
-def named(row: Property) -> str:
-    return row.name
-
-
 def chunks(packet: Any) -> list[int]:
     """Types of a packet's chunks."""
     found, at = [], 12
@@ -124,44 +117,18 @@ def options(connection: taps.Connection[Any]) -> dict[tuple[int, int], bytes]:
     return found
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if STACK.has_effect(row.name)], ids=named)
+@pytest.mark.parametrize("row", with_effect(TRANSPORT), ids=named)
 def test_what_is_said_to_have_effect_is_shown_by_a_test(row: Property) -> None:
-    if row.name in SHOWN:
-        file, test = SHOWN[row.name]
-        tree = ast.parse((HERE / file).read_text())
-        assert test in [getattr(node, "name", "") for node in tree.body]
-    else:
-        # The Connection itself does it, for every stack.
-        assert ("*", row.name) in ELSEWHERE or ("*", row.name) in BEHAVIOURS
-        assert row.name in EVERYWHERE or row.name in EXTENSIONS
+    assert_shown(row, SHOWN)
 
 
-@pytest.mark.parametrize(
-    "row", [row for row in PROPERTIES.values() if row.kind is Kind.SELECTION], ids=named
-)
+@pytest.mark.parametrize("row", WISHES, ids=named)
 def test_selection_goes_by_the_table(row: Property) -> None:
-    if row.name in EVERYWHERE or row.value_type is not ValueType.PREFERENCE:
-        return
-    support = STACK.support(row.name)
-
-    def chosen(wish: Preference) -> Any:
-        wishes = {
-            each.name: Preference.NO_PREFERENCE
-            for each in PROPERTIES.values()
-            if each.kind is Kind.SELECTION
-            and each.value_type is ValueType.PREFERENCE
-            and each.name not in EVERYWHERE
-        }
-        properties = taps.TransportProperties(**{**wishes, row.name: wish})
-        security = taps.SecurityParameters.disabled()
-        return Selector(Installed([TRANSPORT], [])).select(properties, security=security).ranked
-
-    assert bool(chosen(Preference.REQUIRE)) is (support is not Support.NEVER)
-    assert bool(chosen(Preference.PROHIBIT)) is (support is not Support.ALWAYS)
+    assert_selected_by_the_table(TRANSPORT, row)
 
 
 def test_what_is_said_to_have_no_effect_is_accepted_and_changes_nothing(lab: Lab) -> None:
-    idle = [row for row in ROWS if not STACK.has_effect(row.name)]
+    idle = [row for row in rows_of(TRANSPORT) if not STACK.has_effect(row.name)]
 
     async def main() -> None:
         async with lab.listening() as ends:
