@@ -29,7 +29,7 @@ class _Row(NamedTuple):
 
     title: str
     work: str
-    count: int
+    number: int
     budget: str
     loss: float = 0.0
     """Part of the packets; nothing is lost but in the lab."""
@@ -86,7 +86,7 @@ def messages(pairs: int, loops: Sequence[str], scale: float) -> Iterator[Result]
                 for row in _ROWS:
                     if row.loss and "TAPS_LAB" not in os.environ:
                         continue
-                    order = f"{row.work} {port} {max(1, int(row.count * scale))}"
+                    order = f"{row.work} {port} {max(1, int(row.number * scale))}"
                     with _losing(row.loss):
                         yield compare(
                             row.title,
