@@ -72,7 +72,13 @@ class _Outside:
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         if "TAPS_LAB_LOOPS" not in os.environ:
             # There is one guest with one processor: both loops take too long for every day.
-            left_out = [item for item in items if _is_marked(item) and "[uvloop" in item.nodeid]
+            left_out = [
+                item
+                for item in items
+                if _is_marked(item)
+                and "[uvloop" in item.nodeid
+                and item.get_closest_marker("both_loops") is None
+            ]
             if left_out:
                 self._config.hook.pytest_deselected(items=left_out)
                 items[:] = [item for item in items if item not in set(left_out)]

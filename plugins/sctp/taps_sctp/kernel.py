@@ -183,6 +183,8 @@ class KernelEngine(Engine):
             # Whatever came up may have called down.
             if not self._is_reading():
                 return
+        # There may be more, and uvloop tells of a socket that is in error only once.
+        self._loop.call_soon(self._readable)
 
     def _is_reading(self) -> bool:
         return self._reads and not self._over

@@ -17,7 +17,8 @@ from .plain import SCTP, Plain
 if TYPE_CHECKING:
     from .conftest import Lab
 
-pytestmark = pytest.mark.lab
+# The loops tell of a socket's end each in its own way.
+pytestmark = [pytest.mark.lab, pytest.mark.both_loops]
 
 
 def test_close_waits_until_all_is_delivered_under_loss(rough: Lab) -> None:
