@@ -39,7 +39,14 @@ _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 _IP: Final = frozenset({"ip"})
 _MULTICAST: Final = frozenset({"multicast"})
 #: Qualifiers that few Endpoints have; they share one slot.
-_RARE: Final = ("stun_server", "multicast_group", "multicast_source", "hop_limit", "identifiers")
+_RARE: Final = (
+    "stun_server",
+    "multicast_group",
+    "multicast_source",
+    "hop_limit",
+    "identifiers",
+    "target",
+)
 _COMMON: Final = ("hostname", "ip_address", "port", "service", "interface", "protocol")
 
 
@@ -76,6 +83,8 @@ class Endpoint:
         hop_limit: TTL or hop limit, 0 to 255.
         identifiers: A plugin's own kinds of address, ``{"_unix.path": "/run/x"}``;
             names carry a namespace, values can be hashed.
+        target: Where the service's records (SRV, SVCB, HTTPS) say that it is, by name; what
+            resolvers say of addresses that are not ``hostname``'s own.
 
     Raises:
         PropertyError: A value that cannot be.
@@ -107,6 +116,7 @@ class Endpoint:
         multicast_source: IpAddress | None = None,
         hop_limit: int | None = None,
         identifiers: Mapping[str, Any] | None = None,
+        target: str | None = None,
     ) -> None:
         self._interface = None if interface is None else _text("interface", interface)
         if hostname is not None:
@@ -120,17 +130,19 @@ class Endpoint:
         self._port = port
         self._service = None if service is None else _text("service", service)
         self._protocol = None if protocol is None else _text("protocol", protocol).lower()
-        self._rare: Mapping[str, Any] | None = None
+        self._rare: dict[str, Any] | None = None
         if (
             stun_server is not None
             or multicast_group is not None
             or multicast_source is not None
             or hop_limit is not None
             or identifiers
+            or target is not None
         ):
             self._rare = _check_rare(
                 stun_server, multicast_group, multicast_source, hop_limit, identifiers
             )
+            self._rare["target"] = None if target is None else _text("target", target)
         self._hash: int | None = None
         self._kinds: frozenset[str] | None = None
 
@@ -206,6 +218,11 @@ class Endpoint:
         return found
 
     @property
+    def target(self) -> str | None:
+        """The name of the host that the service's records lead to, where they do."""
+        return (self._rare or _NOTHING).get("target")
+
+    @property
     def kinds(self) -> frozenset[str]:
         """The kinds of identifier that reach it, as ``Transport.serves`` names them.
 
@@ -272,6 +289,10 @@ class Endpoint:
     def with_identifier(self, name: str, value: Any) -> Self:
         """A copy with one of a plugin's own identifiers."""
         return self._with(identifiers={**self.identifiers, name: value})
+
+    def with_target(self, target: str | None) -> Self:
+        """A copy that is at this host, as its service's records say."""
+        return self._with(target=target)
 
     # -- text
 
@@ -478,7 +499,7 @@ def _is_multicast(address: str) -> bool:
 
 def _check_rare(
     stun_server: Any, group: Any, source: Any, hop_limit: Any, identifiers: Any
-) -> Mapping[str, Any]:
+) -> dict[str, Any]:
     if stun_server is not None:
         match stun_server:
             case (str(), int(port)) | (str(), int(port), _) if 0 < port <= 65535:

@@ -121,7 +121,7 @@ class Leaf:
         remote = self.remote
         if remote.ip_address is None:
             return str(remote)
-        return (remote.hostname, remote.port)
+        return (remote.hostname, remote.port, remote.target)
 
     @property
     def key(self) -> Hashable:
