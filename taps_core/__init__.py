@@ -4,6 +4,8 @@ Say what is needed from the network; get a Connection that speaks in Messages.
 Plugin authors import :mod:`taps_core.plugin`, tests :mod:`taps_core.testing`.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from taps_core.model.endpoints import LocalEndpoint, RemoteEndpoint
 from taps_core.model.errors import (
     CloneError,
@@ -53,6 +55,9 @@ from taps_core.runtime.listener import Listener
 from taps_core.runtime.preconnection import Preconnection
 from taps_core.runtime.system import System
 
+if TYPE_CHECKING:
+    from taps_core.runtime.resolver import Resolver
+
 __all__ = [
     "Attempt",
     "CapacityProfile",
@@ -91,6 +96,7 @@ __all__ = [
     "ReceivedPartial",
     "RemoteEndpoint",
     "Resolution",
+    "Resolver",
     "Scheduler",
     "SecurityParameters",
     "SendError",
@@ -106,6 +112,17 @@ __all__ = [
 __version__ = "0.1.0"
 
 # Tracebacks and documentation name what people import.
-for _name in __all__:
+for _name in globals().keys() & {*__all__}:
     globals()[_name].__module__ = __name__
 del _name
+
+
+def __getattr__(name: str) -> Any:
+    """Few programs bring options for it: its import is theirs."""
+    if name != "Resolver":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from taps_core.runtime.resolver import Resolver
+
+    Resolver.__module__ = __name__
+    globals()[name] = Resolver
+    return Resolver

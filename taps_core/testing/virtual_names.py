@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, Literal
 
-from taps_core.model.errors import EstablishmentError, Reason
-from taps_core.runtime.resolver import Resolver
+from taps_core.planning.answers import ANY_ADDRESS, Answer, Question
+from taps_core.runtime.names import Names
 from taps_core.testing.virtual_log import LogEntry
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from taps_core.model.endpoints import Endpoint
+    from taps_core.runtime.resolver import Terms
     from taps_core.testing.virtual_host import Host
     from taps_core.testing.virtual_network import VirtualNetwork
 
@@ -35,8 +39,8 @@ class Record:
     """What there is to a name."""
 
     addresses: tuple[str, ...] = ()
-    delay: float = 0.0
-    """Seconds until the answer comes."""
+    delay: float | Mapping[int, float] = 0.0
+    """Seconds until the answer comes, or by family (6 and 4) until each comes."""
     fails: NameFailure | None = None
     """In place of the addresses."""
 
@@ -46,7 +50,7 @@ def folded(name: str) -> str:
     return name.rstrip(".").lower()
 
 
-class VirtualResolver(Resolver):
+class VirtualResolver(Names):
     """Resolves the network's names, and no others; services as the built-in resolver does.
 
     Args:
@@ -55,32 +59,45 @@ class VirtualResolver(Resolver):
     """
 
     def __init__(self, network: VirtualNetwork, host: Host) -> None:
-        super().__init__()
-        self._network = network
+        super().__init__(nameservers=(), hosts_file=os.devnull)
+        self._names_of = network
         self._host = host
 
-    async def _addresses(self, name: str) -> Sequence[str]:
+    def _here(self, name: str) -> Sequence[str] | None:
         plain = folded(name)
-        if plain == "localhost" or plain.endswith(".localhost"):
-            return _LOOPBACK
-        record = self._network.record(plain) or Record(fails="no-such-name")
-        if record.delay:
-            await asyncio.sleep(record.delay)
-        fails = record.fails or (None if record.addresses else "no-address")
-        self._network.log.append(
+        return _LOOPBACK if plain == "localhost" or plain.endswith(".localhost") else None
+
+    def _is_ready(self, endpoint: Endpoint, terms: Terms) -> bool:
+        return True
+
+    def _names(self, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        record = self._names_of.record(folded(name))
+        both = record is None or not isinstance(record.delay, Mapping)
+        return (folded(name),), (ANY_ADDRESS,) if both else ("AAAA", "A")
+
+    async def _ask(self, question: Question, lifetime: float) -> Answer:
+        record = self._names_of.record(question.name) or Record(fails="no-such-name")
+        delay, addresses = record.delay, record.addresses
+        if isinstance(delay, Mapping):
+            family = 6 if question.rdtype == "AAAA" else 4
+            delay = delay.get(family, 0.0)
+            addresses = tuple(it for it in addresses if (":" in it) == (family == 6))
+        if delay:
+            await asyncio.sleep(delay)
+        fails = record.fails or (None if addresses else "no-address")
+        self._names_of.log.append(
             LogEntry(
                 asyncio.get_running_loop().time(),
                 "unresolved" if fails else "resolved",
                 source=self._host.name,
-                target=name,
-                detail=fails or ", ".join(record.addresses),
+                target=question.name,
+                detail=fails or ", ".join(addresses),
             )
         )
         if fails:
-            raise EstablishmentError(
-                f"{name} cannot be resolved: {_SENTENCES[fails]}",
-                reason=Reason.RESOLUTION_FAILED,
+            return Answer(
+                problem=_SENTENCES[fails],
                 detail=fails,
                 transient=fails in ("server-failure", "timeout"),
             )
-        return record.addresses
+        return Answer(records=addresses)

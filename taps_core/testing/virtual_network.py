@@ -35,7 +35,7 @@ from taps_core.testing.virtual_names import Record, folded
 from taps_core.testing.virtual_paths import Loss, Paths, State
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from types import TracebackType
 
     from taps_core.model.layers import Transport
@@ -146,7 +146,7 @@ class VirtualNetwork:
         self,
         name: str,
         *targets: Host | str,
-        delay: float = 0.0,
+        delay: float | Mapping[int, float] = 0.0,
         fails: NameFailure | None = None,
     ) -> None:
         """Let ``name`` mean something, or something else than before.
@@ -155,7 +155,8 @@ class VirtualNetwork:
             name: A name. A host's name stays the host's, and resolves like this.
             *targets: Hosts (or their names) and addresses, whether or not anybody
                 has them. None: the name has no address, unless it is a host's.
-            delay: Seconds that resolving takes.
+            delay: Seconds that resolving takes, or by family, ``{6: 0.3, 4: 0.01}``: then
+                each is asked for by itself, as DNS is.
             fails: How it fails after that.
         """
         name = folded(name)

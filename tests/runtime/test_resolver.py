@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import socket
 import subprocess
@@ -25,8 +26,11 @@ from hypothesis import strategies as st
 import taps_core as taps
 from taps_core.model.endpoints import LocalEndpoint, RemoteEndpoint
 from taps_core.model.errors import EstablishmentError, PropertyError, Reason
-from taps_core.runtime import resolver as module
-from taps_core.runtime.resolver import MAX_ADDRESSES, Resolver
+from taps_core.planning.derivation import MAX_ADDRESSES, RESOLUTION_DELAY, balanced
+from taps_core.runtime import name_files
+from taps_core.runtime import names as module
+from taps_core.runtime.names import Names
+from taps_core.runtime.resolver import Resolver
 from taps_core.testing import MemoryStream
 
 if TYPE_CHECKING:
@@ -152,7 +156,13 @@ def no_hosts(tmp_path: Path) -> Path:
     return path
 
 
+def from_both_families(address: str) -> str:
+    """Whatever this machine has: source addresses on a network with IPv6 and IPv4."""
+    return "2001:db8::99" if ":" in address else "192.0.2.99"
+
+
 def asking(server: NameServer, hosts: Path, **options: Any) -> Resolver:
+    options = {"source_of": from_both_families, **options}
     return Resolver(nameservers=["127.0.0.1"], port=server.port, hosts_file=hosts, **options)
 
 
@@ -304,13 +314,13 @@ def test_a_big_hosts_file_is_read_off_the_loop(
     hosts = tmp_path / "hosts"
     hosts.write_text("".join(f"0.0.0.0 ad{i}.example\n" for i in range(5000)))
     readers: list[int] = []
-    parse = module._parse_hosts
+    parse = name_files.parse_hosts
 
-    def noting(text: str) -> Any:
+    def noting(text: str, limit: int) -> Any:
         readers.append(threading.get_ident())
-        return parse(text)
+        return parse(text, limit)
 
-    monkeypatch.setattr(module, "_parse_hosts", noting)
+    monkeypatch.setattr(module, "parse_hosts", noting)
 
     async def main() -> None:
         resolver = Resolver(hosts_file=hosts)
@@ -394,7 +404,8 @@ def test_a_name_that_does_not_exist_is_an_error_that_stays(no_hosts: Path) -> No
                 await asking(server, no_hosts).resolve(remote("nosuch.example"))
             error = caught.value
             assert str(error) == (
-                "nosuch.example cannot be resolved: no such name (asked for nosuch.example.)"
+                "nosuch.example cannot be resolved: no such name (asked for nosuch.example.), "
+                f"says 127.0.0.1:{server.port}"
             )
             assert error.reason is Reason.RESOLUTION_FAILED
             assert error.detail == "no-such-name"
@@ -409,7 +420,8 @@ def test_a_name_without_addresses_says_which_records_are_missing(no_hosts: Path)
             with pytest.raises(EstablishmentError) as caught:
                 await asking(server, no_hosts).resolve(remote())
             assert str(caught.value) == (
-                "www.example cannot be resolved: no AAAA record; no A record"
+                "www.example cannot be resolved: no AAAA record; no A record, "
+                f"says 127.0.0.1:{server.port}"
             )
             assert caught.value.detail == "no-address"
             assert not caught.value.transient
@@ -424,7 +436,7 @@ def test_a_server_that_fails_is_quoted_and_may_be_better_later(no_hosts: Path) -
             with pytest.raises(EstablishmentError) as caught:
                 await asking(server, no_hosts).resolve(remote())
             assert str(caught.value) == (
-                f"www.example cannot be resolved: 127.0.0.1@{server.port}: SERVFAIL"
+                f"www.example cannot be resolved: 127.0.0.1:{server.port}: SERVFAIL"
             )
             assert caught.value.detail == "server-failure"
             assert caught.value.transient
@@ -493,7 +505,7 @@ def test_a_is_waited_for_when_aaaa_was_faster(no_hosts: Path) -> None:
             server.gates["www.example.", "A"] = asyncio.Event()
             task = asyncio.ensure_future(asking(server, no_hosts).resolve(remote()))
             await server.was_asked(2)
-            await asyncio.sleep(2 * module.RESOLUTION_DELAY)
+            await asyncio.sleep(2 * RESOLUTION_DELAY)
             assert not task.done()
             server.gates["www.example.", "A"].set()
             assert addresses(await task) == ["2001:db8::1", "192.0.2.1"]
@@ -518,7 +530,7 @@ def test_truncated_answers_are_fetched_over_tcp_and_capped_fairly(no_hosts: Path
 @given(st.integers(0, 100), st.integers(0, 100))
 def test_the_cap_gives_each_family_its_half_if_it_needs_it(six: int, four: int) -> None:
     families = [f"6.{i}" for i in range(six)], [f"4.{i}" for i in range(four)]
-    found = module._balanced(*families)
+    found = balanced(*families)
     assert len(found) == min(MAX_ADDRESSES, six + four)
     for family in families:
         taken = [it for it in found if it in family]
@@ -630,13 +642,16 @@ def test_the_systems_configuration_is_followed_when_it_changes(
     # A resolv.conf cannot name a port: what is read is looked at, nobody is asked.
     configuration = tmp_path / "resolv.conf"
     configuration.write_text("nameserver 192.0.2.53\nsearch corp.example\n")
-    resolver = Resolver(resolv_conf=configuration, hosts_file=no_hosts)
-    first = resolver._make_stub("x")
-    assert first.nameservers == ["192.0.2.53"]
-    assert [str(domain) for domain in first.search] == ["corp.example."]
-    assert resolver._make_stub("x") is first
+    resolver = Names(resolv_conf=configuration, hosts_file=no_hosts)
+    first = resolver._configuration()
+    assert first is not None
+    assert first.nameservers == ("192.0.2.53",)
+    assert first.search == ("corp.example",)
+    assert resolver._configuration() is first
     configuration.write_text("nameserver 192.0.2.54\n")
-    assert resolver._make_stub("x").nameservers == ["192.0.2.54"]
+    second = resolver._configuration()
+    assert second is not None
+    assert second.nameservers == ("192.0.2.54",)
 
 
 @pytest.mark.parametrize("text", [None, "# nothing\n"])
@@ -656,7 +671,9 @@ def test_without_a_configured_server_the_error_says_so(
     run(main)
 
 
-def test_dnspython_is_imported_in_a_thread_and_nothing_of_it_on_the_loop(no_hosts: Path) -> None:
+def test_what_resolves_names_is_imported_in_a_thread_and_nothing_on_the_loop(
+    no_hosts: Path,
+) -> None:
     program = f"""
         import asyncio, sys, threading
         from importlib import abc
@@ -666,7 +683,8 @@ def test_dnspython_is_imported_in_a_thread_and_nothing_of_it_on_the_loop(no_host
         class Watch(abc.MetaPathFinder):
             def find_spec(self, name, path=None, target=None):
                 # The «class» of an OPT record is a size; dnspython looks for it in vain.
-                if name.startswith("dns.") and not name.startswith("dns.rdtypes.CLASS"):
+                ours = name.startswith(("dns.", "taps_core."))
+                if ours and not name.startswith("dns.rdtypes.CLASS"):
                     if threading.current_thread() is main_thread:
                         print("on the loop:", name)
                 return None
@@ -776,20 +794,131 @@ def test_a_resolver_serves_one_loop_after_the_other(no_hosts: Path) -> None:
         async with serving({("www.example.", "A"): ["192.0.2.1"]}) as server:
             if not resolvers:
                 resolvers.append(asking(server, no_hosts))
-            assert addresses(await resolvers[0].resolve(remote())) == ["192.0.2.1"]
+            assert addresses(await resolvers[0].isolated().resolve(remote())) == ["192.0.2.1"]
 
     run(main)
-    resolvers[0]._stub.cache = None  # type: ignore[union-attr]  # it was made by the first run
 
     async def again() -> None:
         async with serving({("www.example.", "A"): ["192.0.2.1"]}) as server:
-            resolvers[0]._stub.port = server.port  # type: ignore[union-attr]  # likewise
+            (names,) = resolvers[0]._made
+            assert names._fixed is not None
+            names._fixed = dataclasses.replace(names._fixed, port=server.port)
             assert addresses(await resolvers[0].resolve(remote())) == ["192.0.2.1"]
 
     run(again)
 
 
+# -- answers that trickle in
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize(("early", "late"), [("A", "AAAA"), ("AAAA", "A")])
+def test_the_family_that_is_late_comes_later(
+    loop: str, early: str, late: str, no_hosts: Path
+) -> None:
+    async def main() -> None:
+        found = {"A": "192.0.2.1", "AAAA": "2001:db8::1"}
+        zone = {("www.example.", rdtype): [address] for rdtype, address in found.items()}
+        async with serving(zone) as server:
+            gate = server.gates["www.example.", late] = asyncio.Event()
+            first, later = await asking(server, no_hosts).trickle(remote())
+            assert addresses(first) == [found[early]]
+            assert later is not None
+            gate.set()
+            batches = [addresses(list(batch)) async for batch in later]
+            assert batches == [[found[late]]]
+            await later.aclose()
+
+    run(main, loop)
+
+
+def test_nothing_trickles_in_where_all_is_known(no_hosts: Path) -> None:
+    async def main() -> None:
+        zone = {("www.example.", "A"): ["192.0.2.1"], ("www.example.", "AAAA"): ["2001:db8::1"]}
+        async with serving(zone) as server:
+            resolver = asking(server, no_hosts)
+            await resolver.resolve(remote())
+            asked = len(server.asked)
+            coroutine = resolver.trickle(remote())
+            with pytest.raises(StopIteration) as finished:
+                coroutine.send(None)  # done at the first step: nothing was awaited
+            found, later = finished.value.value
+            assert addresses(found) == ["2001:db8::1", "192.0.2.1"]
+            assert later is None
+            assert len(server.asked) == asked
+
+    run(main)
+
+
+def test_a_late_answer_that_is_not_wanted_any_more_leaves_nothing(no_hosts: Path) -> None:
+    async def main() -> None:
+        zone = {("www.example.", "A"): ["192.0.2.1"], ("www.example.", "AAAA"): DROP}
+        async with serving(zone) as server:
+            before = _sockets()
+            _, later = await asking(server, no_hosts).trickle(remote())
+            assert later is not None
+            await later.aclose()
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+            await asyncio.sleep(0.01)  # closing a socket takes asyncio a turn
+            assert _sockets() == before
+
+    run(main)
+
+
+# -- networks
+
+
+def test_what_was_learned_on_one_network_is_asked_anew_on_another(no_hosts: Path) -> None:
+    async def main() -> None:
+        async with serving({("www.example.", "A"): ["192.0.2.1"]}) as server:
+            networks = ["home"]
+            resolver = asking(server, no_hosts, network=lambda: networks[0])
+
+            async def asks() -> int:
+                before = len(server.asked)
+                await resolver.resolve(remote())
+                return len([it for it in server.asked[before:] if it[1] == "A"])
+
+            assert [await asks(), await asks()] == [1, 0]
+            networks[0] = "office"
+            assert [await asks(), await asks()] == [1, 0]
+            networks[0] = "home"
+            assert await asks() == 0, "what was known there is still known"
+
+    run(main)
+
+
+def test_addresses_without_a_way_are_the_last(no_hosts: Path) -> None:
+    async def main() -> None:
+        zone = {("www.example.", "A"): ["192.0.2.1"], ("www.example.", "AAAA"): ["2001:db8::1"]}
+        async with serving(zone) as server:
+            resolver = asking(
+                server, no_hosts, source_of=lambda it: None if ":" in it else "192.0.2.9"
+            )
+            found = await resolver.resolve(remote())
+            assert addresses(found) == ["192.0.2.1", "2001:db8::1"]
+
+    run(main)
+
+
 # -- services
+
+
+def test_machines_without_a_list_of_services_know_the_usual_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def getservbyname(name: str) -> int:
+        raise OSError("service/proto not found")
+
+    monkeypatch.setattr(socket, "getservbyname", getservbyname)
+
+    async def main() -> None:
+        resolver = Resolver(hosts_file="/nonexistent")
+        for service, port in (("https", 443), ("_xmpp-client._tcp", 5222), ("SSH", 22)):
+            endpoint = RemoteEndpoint(ip_address="192.0.2.1", service=service)
+            assert [it.port for it in await resolver.resolve(endpoint)] == [port]
+
+    run(main)
 
 
 def test_a_service_name_gives_the_port(monkeypatch: pytest.MonkeyPatch) -> None:
