@@ -116,7 +116,8 @@ class Leaf:
         """Addresses of one host race as RFC 8305 says; each host is a branch of its own.
 
         Addresses that the application gave without a name are one host: it
-        says by them where the same service is.
+        says by them where the same service is. Hosts that a service's records name
+        are several.
         """
         remote = self.remote
         if remote.ip_address is None:
