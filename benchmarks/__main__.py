@@ -98,7 +98,7 @@ def main() -> int:
         parser.error(f"no row {', '.join(unknown)}" if unknown else "at least two pairs")
     if not arguments.spread:
         one_core()
-    print(f"{'work':34}{'against':20}{'loop':9}{'ratio':>7}  {'quartiles':16}{'budget':9}")
+    print(f"{'work':36}{'against':20}{'loop':9}{'ratio':>7}  {'quartiles':16}{'budget':9}")
     done = []
     for result in results(
         arguments.rows or names,
@@ -110,7 +110,7 @@ def main() -> int:
         done.append(result)
         low, high = result.spread
         print(
-            f"{result.work:34}{result.against:20}{result.loop:9}{result.ratio:7.2f}  "
+            f"{result.work:36}{result.against:20}{result.loop:9}{result.ratio:7.2f}  "
             f"{low:5.2f} to {high:5.2f}  {result.budget:9}{'' if result.met else 'missed'}",
             flush=True,
         )
