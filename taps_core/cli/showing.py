@@ -86,6 +86,8 @@ def _show_row(registry: Registry, output: Output, row: Row) -> None:
                 _deployability(declaration),
             ),
         ]
+        if declaration.alpn:
+            facts.append(("alone speaks", f"{', '.join(declaration.alpn)} (ALPN)"))
     table = registry.capabilities(declaration)
     facts += _stack_facts(table)
     output.table(("", ""), facts, indent=2)
@@ -248,6 +250,7 @@ def _as_json(registry: Registry, row: Row) -> dict[str, Any]:
         told["serves"] = sorted(declaration.serves)
         told["deployable"] = declaration.deployable
         told["on_request"] = declaration.on_request
+        told["alpn"] = list(declaration.alpn)
     told["properties"] = [_property_as_json(each) for each in declaration.properties]
     return told
 

@@ -261,6 +261,10 @@ class Transport(_Declaration):
     #: by ``protocol=`` of an Endpoint or by a system policy that prefers them.
     on_request: bool = False
 
+    #: Application protocols, by their ALPN names, that run over this transport only, as
+    #: ``"h3"`` does over QUIC: an HTTPS or SVCB record with one says that the peer speaks it.
+    alpn: Sequence[str] = ()
+
     #: Whether ``connect`` does a simultaneous open for ``role="rendezvous"``.
     rendezvous: bool = False
 

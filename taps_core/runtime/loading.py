@@ -313,6 +313,9 @@ def _check(declaration: Any, kind: PluginKind) -> None:
         serves: Any = declaration.serves
         if isinstance(serves, str) or not serves or not all(isinstance(s, str) for s in serves):
             raise TypeError(f"serves of {name} must be a non-empty set of names, as in {{'ip'}}")
+        spoken: Any = declaration.alpn
+        if isinstance(spoken, str) or not all(isinstance(each, str) for each in spoken):
+            raise TypeError(f"alpn of {name} must be a sequence of names, as in ('h3',)")
 
 
 def _failed(source: Source, reason: str, remedy: str) -> Row:

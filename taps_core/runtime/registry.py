@@ -160,6 +160,15 @@ class Registry:
         return self._loaded().transports
 
     @property
+    def application_protocols(self) -> Mapping[str, str]:
+        """Application protocols (ALPN) that run over one transport only → its name."""
+        return {
+            protocol: transport.name
+            for transport in self.transports.values()
+            for protocol in transport.alpn
+        }
+
+    @property
     def security_layers(self) -> Mapping[str, SecurityLayer]:
         """Name → declaration, sorted by name; read-only."""
         return self._loaded().security_layers

@@ -146,6 +146,7 @@ def test_healthy_plugin_works_beside_broken_ones_and_each_is_a_row(site: PluginS
         (transport("a/b"), "'a/b' is no name"),
         (transport("bad", "capabilities = None"), "capabilities of bad must be a Capabilities"),
         (transport("bad", "serves = 'ip'"), "serves of bad must be a non-empty set"),
+        (transport("bad", "alpn = 'h3'"), "alpn of bad must be a sequence of names"),
         (transport("bad", "properties = ['x']"), "properties of bad must be Property objects"),
         (
             transport(
@@ -313,6 +314,15 @@ def test_clash_of_properties_is_named_and_one_keeps_it() -> None:
         "other",
         "tcp declares the property TCP.Nagle too, and is used",
     )
+
+
+def test_application_protocols_of_one_transport_only_are_found_by_their_names() -> None:
+    class Swift(Stream):
+        name = "swift"
+        alpn = ("h3", "doq")
+
+    registry = Registry.of(Stream(), Swift())
+    assert registry.application_protocols == {"h3": "swift", "doq": "swift"}
 
 
 def test_properties_of_transports_and_layers_are_found_by_canonical_name() -> None:
