@@ -54,8 +54,10 @@ class LookUp(Generic[E]):
         self._ask = ask
         self._loop = asyncio.get_running_loop()
         self._end = self._loop.time() + timeout
-        #: Running; those that nobody waits for are cancelled, and seen to their end in the end.
+        #: Running, in the order in which they were begun.
         self._tasks: dict[asyncio.Task[Answer], Question] = {}
+        #: Cancelled, since nobody waits for their answers any more.
+        self._dropped: list[asyncio.Task[Answer]] = []
         self._start(derivation.start())
 
     @property
@@ -101,9 +103,8 @@ class LookUp(Generic[E]):
 
     async def aclose(self) -> None:
         """Ask no more; returns when nothing of it is left."""
-        for task in self._tasks:
-            task.cancel()
-        await until_done(self._tasks)
+        self._drop([*self._tasks])
+        await until_done(self._dropped)
 
     def _start(self, questions: Sequence[Question]) -> None:
         for question in self._feed(self._derivation, questions):
@@ -113,16 +114,20 @@ class LookUp(Generic[E]):
 
     async def _wait(self, deadline: float | None) -> None:
         """Until somebody has answered, or ``deadline``."""
-        derivation = self._derivation
-        running = [task for task, it in self._tasks.items() if it in derivation.pending]
         timeout = None if deadline is None else max(0.0, deadline - self._loop.time())
-        done, _ = await asyncio.wait(running, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-        for task in running:  # in the order in which they were asked
-            if task in done:
-                self._start(derivation.answered(self._tasks.pop(task), task.result()))
-        for task, question in self._tasks.items():
-            if question not in derivation.pending:
-                task.cancel()
+        done, _ = await asyncio.wait(
+            self._tasks, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
+        )
+        derivation = self._derivation
+        for task in [task for task in self._tasks if task in done]:
+            self._start(derivation.answered(self._tasks.pop(task), task.result()))
+        self._drop([task for task, it in self._tasks.items() if it not in derivation.pending])
+
+    def _drop(self, tasks: Sequence[asyncio.Task[Answer]]) -> None:
+        for task in tasks:
+            del self._tasks[task]
+            task.cancel()
+            self._dropped.append(task)
 
 
 async def _answer(ask: Ask, question: Question, lifetime: float) -> Answer:
