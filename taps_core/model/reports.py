@@ -281,8 +281,9 @@ class EstablishmentReport(Sequence[Attempt]):
         self.outcome = outcome
         if error is not None:
             self.error = str(error).partition("\n")[0].rstrip(":")
-        self.tell(self)
-        self._watchers = ()
+        if self._watchers:
+            self.tell(self)
+            self._watchers = ()
 
     def tell(self, changed: Attempt | Resolution | EstablishmentReport) -> None:
         """Something has changed."""

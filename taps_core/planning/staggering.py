@@ -67,7 +67,14 @@ class Staggering:
         ValueError: A number outside its range.
     """
 
-    __slots__ = ("delay", "first_family", "first_family_count", "path_delay", "round_trip")
+    __slots__ = (
+        "delay",
+        "families",
+        "first_family",
+        "first_family_count",
+        "path_delay",
+        "round_trip",
+    )
 
     def __init__(
         self,
@@ -91,6 +98,8 @@ class Staggering:
         self.first_family = first_family
         self.first_family_count = first_family_count
         self.round_trip = round_trip
+        #: As ``build_leaves`` takes them.
+        self.families = Families(first_family, first_family_count)
 
     def __call__(self, level: Level, last: Leaf) -> float:
         """Seconds until a sibling starts: as ``RacePlanner`` asks.
@@ -105,11 +114,6 @@ class Staggering:
             delay = min(max(PATIENCE * known, LEAST_ADAPTED), MAX_DELAY)
         return delay + self.path_delay if level is Level.PATH else delay
 
-    @property
-    def families(self) -> Families:
-        """As ``build_leaves`` takes them."""
-        return Families(self.first_family, self.first_family_count)
-
     def isolated(self) -> Staggering:
         """The same without what is known of other Connections (``isolateSession``)."""
         if self.round_trip is None:
@@ -122,5 +126,6 @@ class Staggering:
         )
 
     def __repr__(self) -> str:
-        listed = (f"{name}={getattr(self, name)!r}" for name in self.__slots__)
+        shown = (name for name in self.__slots__ if name != "families")
+        listed = (f"{name}={getattr(self, name)!r}" for name in shown)
         return f"Staggering({', '.join(listed)})"

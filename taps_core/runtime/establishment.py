@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from taps_core.model.capabilities import DataUnit
@@ -52,6 +53,8 @@ __all__ = [
 ]
 
 E = TypeVar("E", bound=Endpoint)
+
+_needs_resolution: Final = attrgetter("needs_resolution")
 
 #: Seconds that establishment may take unless the application says otherwise.
 TIMEOUT: Final = 30.0
@@ -175,7 +178,7 @@ async def _gather(
     locals_: Sequence[LocalEndpoint] = blueprint.local
     found: Sequence[RemoteEndpoint] = blueprint.remote
     # Whoever has addresses needs no resolver.
-    if any(endpoint.needs_resolution for endpoint in (*locals_, *found)):
+    if any(map(_needs_resolution, (*locals_, *found))):
         resolver = system.resolver_for(isolated=isolated)
         locals_ = await resolve_all(resolver, locals_, report)
         if not chosen:
@@ -252,15 +255,6 @@ async def _race(
     offered: dict[Leaf, EarlyData] = {}
     planner: RacePlanner | None = None
 
-    def connected(leaf: Leaf) -> None:
-        if planner is None:
-            record = attempts[-1]
-            record.connected = loop.time() - report.began
-        else:
-            planner.attempt_connected(leaf, loop.time())
-            record = planner.attempt_of(leaf)
-        report.tell(record)
-
     async def attempt(leaf: Leaf) -> Flow:
         # As they are now: they may change while others are tried.
         asked[leaf] = connection._group.requested(connection)
@@ -271,7 +265,17 @@ async def _race(
         request = _request(connection._blueprint, leaf, others, asked[leaf], deadline, early)
         lower: Connector = leaf.stack.transport
         if leaf.stack.security is not None:
-            lower = _Noted(lower, lambda: connected(leaf))
+
+            def connected() -> None:
+                if planner is None:
+                    record = attempts[-1]
+                    record.connected = loop.time() - report.began
+                else:
+                    planner.attempt_connected(leaf, loop.time())
+                    record = planner.attempt_of(leaf)
+                report.tell(record)
+
+            lower = _Noted(lower, connected)
         return await connector(leaf.stack, lower).connect(request)
 
     if len(leaves) == 1 and late is None:
