@@ -6,10 +6,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks.harness import Result, compare
+from benchmarks.racing import CONTENDERS, SITUATIONS, measure
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,3 +55,15 @@ def test_every_row_runs_on_every_loop_and_is_written_as_json(tmp_path: Path) -> 
     rows = json.loads(written.read_text())
     assert {row["loop"] for row in rows} >= {"asyncio", ""}
     assert len(done.stdout.splitlines()) == len(rows) + 1
+
+
+@pytest.mark.linux
+def test_races_on_broken_networks_are_measured_for_each_contender(two_hosts: Any) -> None:
+    pytest.importorskip("aiohappyeyeballs")
+    figures = list(measure(two_hosts, loops=["asyncio"], runs=2))
+    lines = [(each.situation, each.contender) for each in figures]
+    assert lines == [
+        ("healthy", "plain socket"),
+        *((situation.name, name) for situation in SITUATIONS for name in CONTENDERS),
+    ]
+    assert [each.contender for each in figures if each.budget is not None] == ["taps"] * 3
