@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import TypeAlias
 
+    from taps_core.model.endpoints import Endpoint
+
 __all__ = ["MAX_RECORDS", "Attempt", "EstablishmentReport", "Resolution", "Tried"]
 
 logger = logging.getLogger("taps_core")
@@ -260,10 +262,10 @@ class EstablishmentReport(Sequence[Attempt]):
         self.tell(resolution)
         return resolution
 
-    def resolved(self, resolution: Resolution, addresses: Sequence[str], now: float) -> None:
+    def resolved(self, resolution: Resolution, found: Sequence[Endpoint], now: float) -> None:
         """It has given these, and may give more."""
         at = now - self.began
-        resolution.found += [(at, address) for address in addresses]
+        resolution.found += [(at, each.ip_address or str(each)) for each in found]
         self.tell(resolution)
 
     def resolution_over(

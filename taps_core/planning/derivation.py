@@ -39,6 +39,7 @@ from taps_core.planning.service_records import (
     sorted_bindings,
     sorted_srv,
 )
+from taps_core.planning.staggering import RESOLUTION_DELAY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -53,9 +54,6 @@ __all__ = [
 ]
 
 E = TypeVar("E", bound=Endpoint)
-
-#: Seconds that what is better may come after what is there (RFC 8305, section 8).
-RESOLUTION_DELAY: Final = 0.050
 
 #: Addresses of one name that are used (RFC 9623, section 12.2: the network
 #: decides how many come). Each family gets half of them if it needs them.

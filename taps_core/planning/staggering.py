@@ -17,13 +17,25 @@ if TYPE_CHECKING:
     #: Remote Endpoint and name of the path → seconds there and back, if they are known.
     RoundTrip: TypeAlias = "Callable[[RemoteEndpoint, str], float | None]"
 
-__all__ = ["DELAY", "LEAST_ADAPTED", "MAX_DELAY", "MIN_DELAY", "PATIENCE", "Level", "Staggering"]
+__all__ = [
+    "DELAY",
+    "LEAST_ADAPTED",
+    "MAX_DELAY",
+    "MIN_DELAY",
+    "PATIENCE",
+    "RESOLUTION_DELAY",
+    "Level",
+    "Staggering",
+]
 
 #: Seconds. RFC 8305, section 8: Connection Attempt Delay, and the bounds that hold
 #: for every kind of branch. The upper one is the RFC's recommendation.
 DELAY: Final = 0.250
 MIN_DELAY: Final = 0.010
 MAX_DELAY: Final = 2.0
+
+#: Seconds that answers which are better may come after those that are there.
+RESOLUTION_DELAY: Final = 0.050
 
 #: Round-trip times that an attempt gets before its sibling starts, where they are known: an
 #: answer that has not come after two was lost, or nobody gives it.

@@ -13,7 +13,8 @@ from taps_core.model.errors import EstablishmentError, Reason, TapsError
 from taps_core.model.layers import ListenRequest
 from taps_core.model.reports import Attempt
 from taps_core.planning.candidates import chooses_paths
-from taps_core.runtime.establishment import plugin_failed, ranking
+from taps_core.runtime.establishment import plugin_failed
+from taps_core.runtime.gathering import ranking
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

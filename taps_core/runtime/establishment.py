@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 from taps_core.model.capabilities import DataUnit
-from taps_core.model.endpoints import Endpoint
 from taps_core.model.errors import EstablishmentError, EstablishmentTimeout, Reason, TapsError
 from taps_core.model.layers import AcceptRequest, ConnectRequest, EarlyData, SecurityLayer
-from taps_core.model.properties import Preference
-from taps_core.planning.candidates import Leaf, build_leaves, chooses_paths, companions
+from taps_core.planning.candidates import Leaf, companions
 from taps_core.runtime.framing import FramerConnector, accept_framed, wrap
+from taps_core.runtime.gathering import gather
 from taps_core.runtime.race import common, only, race, unfinished
 
 if TYPE_CHECKING:
@@ -22,16 +20,12 @@ if TYPE_CHECKING:
     from taps_core.model.flow import Flow, Session
     from taps_core.model.layers import Connector
     from taps_core.model.reports import Attempt, EstablishmentReport
-    from taps_core.planning.candidates import Families
-    from taps_core.planning.paths import Path
     from taps_core.planning.race import RacePlanner
-    from taps_core.planning.selection import Ranked
     from taps_core.planning.stacks import Stack
     from taps_core.planning.staggering import Staggering
     from taps_core.runtime.blueprint import Blueprint
     from taps_core.runtime.connection import Connection
     from taps_core.runtime.race import Late
-    from taps_core.runtime.resolver import Resolving
 
 __all__ = [
     "TIMEOUT",
@@ -48,13 +42,7 @@ __all__ = [
     "open_stream",
     "over",
     "plugin_failed",
-    "ranking",
-    "resolve_all",
 ]
-
-E = TypeVar("E", bound=Endpoint)
-
-_needs_resolution: Final = attrgetter("needs_resolution")
 
 #: Seconds that establishment may take unless the application says otherwise.
 TIMEOUT: Final = 30.0
@@ -150,94 +138,13 @@ async def _win(
     await load(blueprint)
     group = connection._group
     group.learn(blueprint)
-    ranked = ranking(blueprint)
     isolated = group.properties["isolateSession"]
     staggering = blueprint.runtime.system.staggering
     if isolated:
         staggering = staggering.isolated()
     attempts = report.gather()
-    leaves = await _gather(blueprint, ranked, staggering.families, report, isolated=isolated)
-    return await _race(connection, leaves, staggering, report, attempts, deadline)
-
-
-async def _gather(
-    blueprint: Blueprint,
-    ranked: Sequence[Ranked],
-    families: Families,
-    report: EstablishmentReport,
-    *,
-    isolated: bool,
-) -> Sequence[Leaf]:
-    """The candidates, from names and paths as they are now.
-
-    Raises:
-        EstablishmentError: There is none.
-    """
-    system, properties = blueprint.runtime.system, blueprint.effective
-    chosen = system.paths.chosen(properties) if chooses_paths(properties) else ()
-    locals_: Sequence[LocalEndpoint] = blueprint.local
-    found: Sequence[RemoteEndpoint] = blueprint.remote
-    # Whoever has addresses needs no resolver.
-    if any(map(_needs_resolution, (*locals_, *found))):
-        resolver = system.resolver_for(isolated=isolated)
-        locals_ = await resolve_all(resolver, locals_, report)
-        if not chosen:
-            found = await resolve_all(resolver, found, report)
-    if chosen:
-        from taps_core.runtime.paths import gather_on
-
-        remotes = await _resolve_on(chosen, blueprint, report, isolated=isolated)
-        leaves = gather_on(system.paths, ranked, remotes, locals_, properties, families)
-        found = [each for of_path in remotes.values() for each in of_path]
-        by = f" by {', '.join(path.shown for path in chosen)}"
-    else:
-        leaves = build_leaves(ranked, found, locals_, properties=properties, families=families)
-        by = ""
-    if not leaves:
-        raise EstablishmentError(
-            "no address fits: "
-            + (", ".join(map(str, dict.fromkeys(found))) or "none was found")
-            + (f" from {', '.join(map(str, locals_))}" if locals_ else "")
-            + by,
-            reason=Reason.NO_CANDIDATES,
-        )
-    if properties["useTemporaryLocalAddress"] in (Preference.REQUIRE, Preference.PROHIBIT):
-        leaves = system.paths.from_right_source(leaves, properties)
-    return leaves
-
-
-async def _resolve_on(
-    chosen: Sequence[Path],
-    blueprint: Blueprint,
-    report: EstablishmentReport,
-    *,
-    isolated: bool,
-) -> dict[Path, Sequence[RemoteEndpoint]]:
-    """What the names mean on each path: a Provisioning Domain may have resolvers of its own.
-
-    Raises:
-        EstablishmentError: RESOLUTION_FAILED: nothing, on none.
-    """
-    system = blueprint.runtime.system
-    by_resolver: dict[Resolving, list[Path]] = {}
-    for path in chosen:
-        resolver = system.resolver_for(isolated=isolated, domain=path.domain)
-        by_resolver.setdefault(resolver, []).append(path)
-    answers = await asyncio.gather(
-        *(resolve_all(resolver, blueprint.remote, report) for resolver in by_resolver),
-        return_exceptions=True,
-    )
-    found: dict[Path, Sequence[RemoteEndpoint]] = {}
-    errors: list[BaseException] = []
-    for paths, answer in zip(by_resolver.values(), answers, strict=True):
-        if isinstance(answer, BaseException):
-            errors.append(answer)
-        else:
-            found.update(dict.fromkeys(paths, answer))
-    for error in errors:
-        if not found or not isinstance(error, EstablishmentError):
-            raise error
-    return found
+    leaves, late = await gather(blueprint, staggering.families, report, isolated=isolated)
+    return await _race(connection, leaves, staggering, report, attempts, deadline, late)
 
 
 async def _race(
@@ -355,71 +262,6 @@ async def load(blueprint: Blueprint) -> None:
         if not registry.loaded:
             await blueprint.loop.run_in_executor(None, lambda: registry.transports)
         blueprint.learn(registry.properties.values())
-
-
-def ranking(blueprint: Blueprint) -> Sequence[Ranked]:
-    """The candidate stacks, best first.
-
-    Raises:
-        NoCandidates: With the reason for every rejection.
-    """
-    selection = blueprint.runtime.system.select(
-        blueprint.properties,
-        role=blueprint.role,
-        security=blueprint.security,
-        local=blueprint.local,
-        remote=blueprint.remote,
-        framers=blueprint.framers,
-    )
-    return selection.candidates()
-
-
-async def resolve_all(
-    resolver: Resolving, endpoints: Sequence[E], report: EstablishmentReport | None = None
-) -> Sequence[E]:
-    """Addresses of all, in the order of ``endpoints``.
-
-    Raises:
-        EstablishmentError: RESOLUTION_FAILED: none of them has any.
-    """
-    if not endpoints:
-        return ()
-    if len(endpoints) == 1:
-        return await _resolve(resolver, endpoints[0], report)
-    answers = await asyncio.gather(
-        *(_resolve(resolver, endpoint, report) for endpoint in endpoints), return_exceptions=True
-    )
-    found: list[E] = []
-    errors: list[BaseException] = []
-    for answer in answers:
-        if isinstance(answer, BaseException):
-            errors.append(answer)
-        else:
-            found += answer
-    for error in errors:
-        if not found or not isinstance(error, EstablishmentError):
-            raise error
-    return found
-
-
-async def _resolve(
-    resolver: Resolving, endpoint: E, report: EstablishmentReport | None
-) -> Sequence[E]:
-    if report is None or not endpoint.needs_resolution:
-        return await resolver.resolve(endpoint)
-    loop = asyncio.get_running_loop()
-    resolution = report.resolving(endpoint, loop.time())
-    outcome, wrong = "cancelled", None
-    try:
-        found = await resolver.resolve(endpoint)
-        report.resolved(resolution, [each.ip_address or str(each) for each in found], loop.time())
-        outcome = "resolved"
-        return found
-    except Exception as error:
-        outcome, wrong = "failed", error
-        raise
-    finally:
-        report.resolution_over(resolution, outcome, loop.time(), wrong)
 
 
 class _Secured:

@@ -30,8 +30,8 @@ from taps_core.runtime.establishment import (
     as_establishment_error,
     in_time,
     load,
-    resolve_all,
 )
+from taps_core.runtime.gathering import resolve_all
 from taps_core.runtime.group import Group
 from taps_core.runtime.tasks import until_done
 

@@ -13,7 +13,8 @@ from taps_core.model.security import SecurityParameters
 from taps_core.planning.candidates import chooses_paths
 from taps_core.runtime.blueprint import Blueprint
 from taps_core.runtime.connection import Connection
-from taps_core.runtime.establishment import TIMEOUT, establish, resolve_all
+from taps_core.runtime.establishment import TIMEOUT, establish
+from taps_core.runtime.gathering import resolve_all
 from taps_core.runtime.group import Group
 from taps_core.runtime.listener import Listener
 from taps_core.runtime.outbox import Entry
