@@ -19,8 +19,10 @@ from taps_core.model.security import (
     SecurityParameters,
     security_parameter,
 )
+from taps_core.planning.candidates import chooses_paths
 from taps_core.planning.selection import By, Selector
 from taps_core.runtime.blueprint import with_protocols
+from taps_core.runtime.paths import Paths
 
 if TYPE_CHECKING:
     import argparse
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
     from taps_core.cli.output import Output, Row
     from taps_core.model.layers import FramerDefinition, SecurityLayer
+    from taps_core.planning.paths import PathSelection
     from taps_core.planning.selection import Ranked, Selection, Why
     from taps_core.runtime.registry import Registry
 
@@ -52,14 +55,18 @@ def explain(registry: Registry, output: Output, arguments: argparse.Namespace) -
     """
     security = _security(arguments.security, arguments.parameters)
     framers = [registry.framer(name) for name in arguments.framer]
+    properties = _properties(registry, arguments)
     selection = Selector(registry).select(
-        _properties(registry, arguments),
+        properties,
         role=arguments.role,
         security=security,
         local=LocalEndpoint.coerce_all(arguments.local),
         remote=RemoteEndpoint.coerce_all(arguments.remote),
         framers=framers,
     )
+    asked = {name: properties.get(name) for name in ("interface", "pvd")}
+    if chooses_paths(asked):
+        selection = selection.on_paths(Paths().choose(asked))
     offers = _offers(selection, security, framers)
     if arguments.json:
         told = selection.as_json()
@@ -101,6 +108,26 @@ def _print(output: Output, selection: Selection) -> None:
             reasons = [_reason(why) for why in rejected.reasons]
             rows += _rows((Cell(rejected.stack.name, Tone.BAD),), reasons)
         output.table(("STACK", "WHY", "WHOSE DEMAND"), rows)
+    if selection.paths is not None:
+        _print_paths(output, selection.paths)
+
+
+def _print_paths(output: Output, paths: PathSelection) -> None:
+    output.heading("Paths of this machine now, the best first")
+    rows: list[Row] = []
+    for place, path in enumerate(paths.ranked, 1):
+        head = (str(place), Cell(path.shown, Tone.GOOD))
+        rows += _rows(head, [_reason(why) for why in path.reasons])
+    for name, reasons in paths.rejected.items():
+        rows += _rows(("", Cell(name, Tone.BAD)), [_reason(why) for why in reasons])
+    if rows:
+        output.table(("", "PATH", "WHY", "WHOSE DEMAND"), rows)
+    if paths.system_chooses:
+        output.text("No preference for a path makes a difference here: the system chooses.")
+    elif not paths.ranked:
+        output.text("No path is left.", Tone.BAD)
+    for note in paths.notes:
+        output.text(note, Tone.CAREFUL)
 
 
 def _rows(head: tuple[Cell | str, ...], reasons: Sequence[Row]) -> list[Row]:

@@ -676,3 +676,21 @@ def test_terminal_without_rich_gets_plain_text(
     monkeypatch.setitem(sys.modules, "rich.console", None)
     assert main(["list"]) == 0
     assert terminal.getvalue().startswith("NAME  KIND")
+
+
+def test_explain_shows_the_paths_that_there_are_where_they_were_asked_about(
+    machine: PluginSite, run: Run
+) -> None:
+    out, _ = run("explain")
+    assert "PATHS" not in out
+    asked = ("--require", "interface=nowhere0", "--prefer", "pvd=corporate")
+    out, _ = run("explain", *asked)
+    assert "PATHS OF THIS MACHINE NOW" in out
+    assert "interface nowhere0 is required" in out
+    assert "No path is left." in out
+    assert "pvd corporate: system policy has no such Provisioning Domain" in out
+    told = json.loads(run("explain", *asked, "--json")[0])["paths"]
+    assert not told["ranked"]
+    assert "interface nowhere0 is required" in str(told["rejected"])
+    out, _ = run("explain", "--avoid", "interface=nowhere0")
+    assert "the system chooses" in out
