@@ -207,7 +207,7 @@ def build_leaves(
             for local in _usable(here, remote, transport.name, transport.serves):
                 leaf = Leaf(
                     each.stack,
-                    remote,
+                    remote if local is None else _with_zone(remote, local),
                     local,
                     path=path,
                     group=group,
@@ -304,6 +304,18 @@ def _usable(
         and (not local.kinds or local.kinds & serves)
         and (local.ip_address is None or _family(local) == family)
     ]
+
+
+def _with_zone(remote: RemoteEndpoint, local: LocalEndpoint) -> RemoteEndpoint:
+    """A link-local address means something only with its zone: that of the interface used."""
+    address = remote.ip_address
+    if local.interface is None or remote.interface is not None or address is None:
+        return remote
+    if not address.startswith("fe"):
+        return remote
+    from taps_core.model.paths import is_link_local
+
+    return remote.with_interface(local.interface) if is_link_local(address) else remote
 
 
 def _name(endpoint: Endpoint) -> str | None:

@@ -34,6 +34,8 @@ __all__ = [
 SocketAddress: TypeAlias = "tuple[str, int] | tuple[str, int, int, int]"
 
 _MAPPED: Final = "::ffff:"
+#: Beginnings of fe80::/10.
+_LINK_LOCAL: Final = ("fe8", "fe9", "fea", "feb")
 #: Options for hops to single peers and to groups, by family of the packets.
 _HOPS: Final = {
     socket.AF_INET6: (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS),
@@ -61,11 +63,20 @@ def socket_address(address: str, port: int, interface: str | None) -> SocketAddr
         interface: Name or index of the zone; only IPv6 has zones.
 
     Raises:
-        EstablishmentError: There is no such interface.
+        EstablishmentError: There is no such interface, or the address is link-local and none
+            is named.
     """
     if ":" not in address:
         return (address, port)
-    return (address, port, 0, 0 if interface is None else interface_index(interface))
+    if interface is not None:
+        return (address, port, 0, interface_index(interface))
+    if address.startswith(_LINK_LOCAL):
+        raise EstablishmentError(
+            f"{address} is an address on a link: say on which, as in {address}%eth0",
+            reason=Reason.INVALID_CONFIGURATION,
+            detail="EINVAL",
+        )
+    return (address, port, 0, 0)
 
 
 def interface_index(interface: str) -> int:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import time
 from typing import TYPE_CHECKING, Any
 
 import dns.message
@@ -16,6 +17,7 @@ import pytest
 import taps_core as taps
 from taps_core.testing import local_identity
 from taps_core.testing import run as aio_run
+from tests.lab.network import ON_BOTH
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -26,7 +28,12 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.linux
 
 #: Name → what a Preconnection of either end takes.
-STACKS = ("TCP", "UDP", "TLS/TCP", "DTLS/UDP", "SCTP over UDP")
+STACKS = (
+    *("TCP", "UDP", "TLS/TCP", "DTLS/UDP", "SCTP over UDP"),
+    pytest.param("SCTP", marks=pytest.mark.lab),
+)
+#: Those that only an Endpoint names.
+PROTOCOLS = {"SCTP over UDP": "sctp-udp", "SCTP": "sctp"}
 PLAIN = taps.SecurityParameters.disabled()
 BOTH = pytest.mark.parametrize("version", [4, 6], ids=["IPv4", "IPv6"])
 
@@ -45,7 +52,7 @@ class Ends:
         self.network = network
         self.stack = stack
         self.address = address
-        self.protocol = "sctp-udp" if stack.startswith("SCTP") else None
+        self.protocol = PROTOCOLS.get(stack)
         self.server, self.client = local_identity(address) if "TLS/" in stack else (PLAIN, PLAIN)
         # Each host has its own, as each machine would.
         self.systems = taps.System(), taps.System()
@@ -163,6 +170,8 @@ def test_a_local_endpoint_with_an_interface_or_an_address_is_where_it_comes_from
 
 
 @BOTH
+@ON_BOTH
+@pytest.mark.usefixtures("kernel")
 def test_the_other_interface_is_failover_when_the_preferred_one_is_dead(
     run: Run, two_paths: Network, version: int
 ) -> None:
@@ -436,12 +445,14 @@ def test_a_link_local_address_is_reached_by_its_zone_or_by_the_required_interfac
     run: Run, two_paths: Network, stack: str
 ) -> None:
     def link_local(host: Host) -> str:
-        (found,) = (
-            each["local"]
-            for each in json.loads(host.run("ip", "-j", "addr", "show", "path2"))[0]["addr_info"]
-            if each["scope"] == "link"
-        )
-        return str(found)
+        """The kernel makes it when it sees the cable, which may be a moment later."""
+        for _ in range(100):
+            shown = json.loads(host.run("ip", "-j", "addr", "show", "path2"))[0]["addr_info"]
+            for each in shown:
+                if each["scope"] == "link" and not each.get("tentative"):
+                    return str(each["local"])
+            time.sleep(0.1)
+        raise AssertionError("path2 has no link-local address")
 
     theirs, own = link_local(two_paths.server), link_local(two_paths.client)
 
@@ -462,6 +473,9 @@ def test_a_link_local_address_is_reached_by_its_zone_or_by_the_required_interfac
             made.address = theirs
             assert await made.seen(properties={"interface": {"path2": "require"}}) == own
             assert await made.seen(local=taps.LocalEndpoint(interface="path2")) == own
+            made.address = theirs
+            with pytest.raises(taps.EstablishmentError, match="an address on a link: say on which"):
+                await made.seen()
             made.address = f"{theirs}%path1"
             with pytest.raises(taps.EstablishmentError, match="no address fits"):
                 await made.seen(properties={"interface": {"path2": "require"}})

@@ -231,6 +231,30 @@ def test_a_local_port_alone_goes_with_all() -> None:
     assert [leaf.local for leaf in leaves] == [port, port]
 
 
+def test_a_link_local_remote_is_in_the_zone_of_the_interface_that_is_used() -> None:
+    on = [LocalEndpoint(interface="eth0"), LocalEndpoint(interface="eth1")]
+    leaves = build([TCP], remotes("fe80::1", "2001:db8::1"), on)
+    assert [leaf.what for leaf in leaves] == [
+        "TCP to [fe80::1%eth0]:7 from eth0",
+        "TCP to [fe80::1%eth1]:7 from eth1",
+        "TCP to [2001:db8::1]:7 from eth0",
+        "TCP to [2001:db8::1]:7 from eth1",
+    ]
+    (zoned,) = build([TCP], [remotes("fe80::1")[0].with_interface("eth9")], on[:1])
+    assert zoned.remote.interface == "eth9"
+
+
+def test_a_path_says_which_remote_is_reached_from_where() -> None:
+    first, second = remotes("192.0.2.1", "2001:db8::1")
+    here, there = LocalEndpoint(interface="eth0"), LocalEndpoint(ip_address="2001:db8::a")
+    leaves = build([TCP], [first, second], {first: [here], second: [there]}, path="eth0")
+    assert [leaf.what for leaf in leaves] == [
+        "TCP to [2001:db8::1]:7 from 2001:db8::a",
+        "TCP to 192.0.2.1:7 from eth0",
+    ]
+    assert {leaf.path for leaf in leaves} == {"eth0"}
+
+
 # -- security classes
 
 
