@@ -7,11 +7,13 @@ import errno
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from taps_core.model.errors import EstablishmentError, Reason
+from taps_core.model.paths import InterfaceType
 from taps_core.runtime.preconnection import Preconnection
 from taps_core.runtime.system import System
-from taps_core.testing.ports import ANY, ANY_IPV4, Ports, no_route
+from taps_core.testing.ports import ANY, ANY_IPV4, Ports, canonical, no_route
 from taps_core.testing.virtual_conditions import Conditions
 from taps_core.testing.virtual_datagram import VirtualDatagram
+from taps_core.testing.virtual_interfaces import HostSurvey
 from taps_core.testing.virtual_names import VirtualResolver
 from taps_core.testing.virtual_paths import Way
 from taps_core.testing.virtual_stream import VirtualStream
@@ -58,6 +60,7 @@ class Host(Ports):
         self.loopback = Way(f"inside {name}", conditions=_INSIDE)
         self._transports = transports or (VirtualStream, VirtualDatagram)
         self._system: System | None = None
+        self._survey = HostSurvey(self)
 
     def __repr__(self) -> str:
         return f"<Host {self.name} at {', '.join(self.addresses)}>"
@@ -75,10 +78,32 @@ class Host(Ports):
             made = [make(self) for make in self._transports]
             framers = System.current().registry.framers.values()
             resolver = VirtualResolver(self.network, self)
-            self._system = System(plugins=[*made, *framers], resolver=resolver)
+            self._system = System(plugins=[*made, *framers], resolver=resolver, survey=self._survey)
             # Left for later, it would be work in a thread.
             self._system.registry.probe()
         return self._system
+
+    def interface(
+        self,
+        name: str,
+        *addresses: str,
+        type: InterfaceType | str = InterfaceType.WIRED,  # noqa: A002  # RFC 9622's word
+    ) -> None:
+        """Let addresses be those of a network interface, for the ``interface`` property.
+
+        Those that are on none are on ``net0``. Every interface leads everywhere; a path of
+        its own has what :meth:`VirtualNetwork.path` gives to one of its addresses.
+
+        Args:
+            name: Its name.
+            *addresses: Of this host; new ones become this host's.
+            type: ``"wired"``, ``"wifi"``, ``"cellular"``, ``"tunnel"``…
+
+        Raises:
+            ValueError: An address is none, or another host's; or there is no such type.
+        """
+        self.network.host(self.name, *addresses)
+        self._survey.name(name, InterfaceType(type), [canonical(each) for each in addresses])
 
     @contextlib.contextmanager
     def use(self) -> Generator[Host]:
@@ -161,7 +186,7 @@ class Host(Ports):
         there = remote.ip_address, remote.port
         here = None if local is None else local.ip_address
         if here is None or here in (ANY, ANY_IPV4):
-            here = self._source_for(there[0])
+            here = self._source_for(there[0], None if local is None else local.interface)
         if not self.has(here):
             raise OSError(errno.EADDRNOTAVAIL, f"{here} is not an address of the host {self.name}")
         if here in _LOOPBACK and not self.has(there[0]):
@@ -169,11 +194,12 @@ class Host(Ports):
         port = None if local is None else local.port
         return (here, port or self.free_port(kind, here)), there
 
-    def _source_for(self, target: str) -> str:
+    def _source_for(self, target: str, interface: str | None) -> str:
         if self.has(target):
             return target
-        for address in self.addresses:
+        for address in self.addresses if interface is None else self._survey.addresses(interface):
             if (":" in address) == (":" in target):
                 return address
         family = "IPv6" if ":" in target else "IPv4"
-        raise no_route(target, f"{self.name} has no {family} address", errno.ENETUNREACH)
+        where = self.name if interface is None else f"{interface} of {self.name}"
+        raise no_route(target, f"{where} has no {family} address", errno.ENETUNREACH)

@@ -549,3 +549,67 @@ def test_changes_of_paths_are_in_the_log_also_before_the_loop_runs() -> None:
         "detail": "down",
     }
     assert math.isinf(net.path().there.conditions.bandwidth)
+
+
+# -- interfaces
+
+
+def with_wifi(net: VirtualNetwork) -> None:
+    net.client.interface("wlan0", "198.51.100.77", "2001:db8:51::77", type="wifi")
+
+
+async def reached_by(**wanted: dict[str, str]) -> tuple[str, list[str]]:
+    there = taps.Preconnection(remote="server.example:7", framers="line", transport=wanted)
+    async with there.initiate() as connection:
+        assert connection.local_endpoint is not None
+        return str(connection.local_endpoint.ip_address), [
+            f"{attempt.started:g} {attempt.what.rpartition(' ')[2]} {attempt.outcome}"
+            for attempt in connection.report
+        ]
+
+
+def test_an_interface_is_chosen_by_name_and_type(virtual_run, virtual_network):
+    virtual_network.host("server.example", "192.0.2.1")
+    with_wifi(virtual_network)
+
+    async def scenario(net):
+        await net.serve("server.example:7", echo, framers="line")
+        usual = net.client.addresses[0]
+        assert (await reached_by())[0] == usual
+        assert (await reached_by(interface={"wlan0": "require"}))[0] == "198.51.100.77"
+        assert (await reached_by(interface={"wifi": "prefer"}))[0] == "198.51.100.77"
+        assert (await reached_by(interface={"wired": "prohibit"}))[0] == "198.51.100.77"
+        assert (await reached_by(interface={"wlan0": "avoid"}))[0] == usual
+        with pytest.raises(taps.NoCandidates, match="interface cellular is required"):
+            await reached_by(interface={"cellular": "require"})
+
+    virtual_run(scenario)
+
+
+@pytest.mark.requirement("R-9623-4.1.1.2-02")
+def test_paths_are_raced_one_delay_apart(virtual_run, virtual_network):
+    virtual_network.host("server.example", "192.0.2.1")
+    with_wifi(virtual_network)
+    virtual_network.path("198.51.100.77", "server.example").blackhole()
+
+    async def scenario(net):
+        await net.serve("server.example:7", echo, framers="line")
+        address, attempts = await reached_by(interface={"wifi": "prefer"})
+        assert address == net.client.addresses[0]
+        assert attempts == ["0 wlan0 cancelled", "0.25 net0 ready"]
+
+    virtual_run(scenario)
+
+
+def test_an_interface_has_the_addresses_that_it_was_given_last(virtual_network):
+    client = virtual_network.client
+    client.interface("wlan0", "198.51.100.77", type="wifi")
+    client.interface("wwan0", "198.51.100.77", "198.51.100.78", type="cellular")
+    shown = {
+        each.name: [address.address for address in each.addresses or ()]
+        for each in client.system.paths.interfaces()
+    }
+    assert shown["wlan0"] == []
+    assert shown["wwan0"] == ["198.51.100.77", "198.51.100.78"]
+    with pytest.raises(ValueError, match="nothing"):
+        client.interface("x0", type="nothing")
