@@ -58,6 +58,9 @@ class Doors:
         self._paused = False
         #: Each with the Local Endpoint that the application asked for.
         self._open: list[tuple[ListeningFlow, LocalEndpoint]] = []
+        #: Of those bound to an interface because of what was asked for about paths: the
+        #: stack, what was asked of it, and the interface's index then.
+        self._on_path: dict[ListeningFlow, tuple[Stack, LocalEndpoint, int]] = {}
         #: By those that are closed.
         self._dropped: Counter[str] = Counter()
         #: The port that the system chose.
@@ -93,6 +96,59 @@ class Doors:
             raise
         if self._paused:
             self.pause()
+
+    @property
+    def follows_paths(self) -> bool:
+        """Whether paths that come and go make a difference to where it listens."""
+        return bool(self._on_path)
+
+    async def follow(self) -> None:
+        """Open on paths that have come, close on interfaces that have gone.
+
+        An interface that is down for a while is still there. What cannot be opened is
+        in the report.
+        """
+        interfaces = self._blueprint.runtime.system.paths.interfaces()
+        there = {(each.name, each.index) for each in interfaces}
+        gone = {
+            door
+            for door, (_, place, index) in self._on_path.items()
+            if (place.interface, index) not in there
+        }
+        stacks = dict.fromkeys(stack for stack, _, _ in self._on_path.values())
+        self._open = [each for each in self._open if each[0] not in gone]
+        for door in gone:
+            del self._on_path[door]
+        await _close(gone)
+        for stack in stacks:
+            known = {place for of, place, _ in self._on_path.values() if of is stack}
+            try:
+                wanted = await self._addresses(stack)
+            except EstablishmentError as error:  # no path is left
+                logger.info("%s is not listened on: %s", stack, error)
+                continue
+            for endpoint, index in wanted:
+                if endpoint in known:
+                    continue
+                try:
+                    door = await self._open_one(stack, _numbered(endpoint, self._number), ())
+                except (TapsError, OSError) as error:
+                    logger.info("%s is not listened on: %s", stack, error)
+                    continue
+                self._open.append((door, self._blueprint.local[index]))
+                self._remember(stack, door, endpoint)
+                if self._paused:
+                    door.pause()
+
+    def _remember(self, stack: Stack, door: ListeningFlow, place: LocalEndpoint) -> None:
+        """That a door is where it is because of a path."""
+        if place.interface is not None and self._heeds_paths(stack):
+            for each in self._blueprint.runtime.system.paths.interfaces():
+                if each.name == place.interface:
+                    self._on_path[door] = stack, place, each.index
+
+    def _heeds_paths(self, stack: Stack) -> bool:
+        return chooses_paths(self._blueprint.effective) and stack.takes_paths
 
     def _is_asked_for(self, transport: Transport) -> bool:
         return transport.deployable or any(
@@ -137,15 +193,16 @@ class Doors:
         self, stack: Stack, endpoints: Sequence[LocalEndpoint]
     ) -> Sequence[LocalEndpoint]:
         """The same, bound to the interfaces that are left by Require and Prohibit, if any do."""
-        properties = self._blueprint.effective
-        if not chooses_paths(properties) or not stack.takes_paths:
+        if not self._heeds_paths(stack):
             return endpoints
-        return self._blueprint.runtime.system.paths.places(endpoints, properties)
+        paths = self._blueprint.runtime.system.paths
+        return paths.places(endpoints, self._blueprint.effective)
 
     async def _open_addresses(
         self, stack: Stack, wanted: list[tuple[LocalEndpoint, int]]
     ) -> list[tuple[ListeningFlow, LocalEndpoint]]:
         doors: list[tuple[ListeningFlow, LocalEndpoint]] = []
+        places: list[tuple[ListeningFlow, LocalEndpoint]] = []
         open_for: set[int] = set()
         #: Positions of those that a door before has, too.
         covered: set[int] = set()
@@ -170,6 +227,7 @@ class Doors:
                     errors[index] = error
                     continue
                 doors.append((door, self._blueprint.local[index]))
+                places.append((door, endpoint))
                 open_for.add(index)
                 covered.update(at for other, at in others.items() if other in door.also)
                 if _chooses(endpoint):
@@ -180,6 +238,8 @@ class Doors:
         except BaseException:
             await _close(door for door, _ in doors)
             raise
+        for door, endpoint in places:
+            self._remember(stack, door, endpoint)
         self._number = number
         return doors
 
@@ -242,6 +302,7 @@ class Doors:
         """Stop; returns when the ports are free. Flows that came in live on."""
         self._dropped = self.dropped
         doors, self._open = self._open, []
+        self._on_path.clear()
         await _close(door for door, _ in doors)
 
     @property

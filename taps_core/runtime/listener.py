@@ -106,6 +106,9 @@ class Listener:
         self._listening: asyncio.Future[None] = self._loop.create_future()
         self._gone: asyncio.Future[None] = self._loop.create_future()
         self._opening: asyncio.Task[None] | None = None
+        self._following: asyncio.Task[None] | None = None
+        #: Paths have changed again while it follows.
+        self._follows_again = False
 
     # ------------------------------------------------------------------ opening
 
@@ -130,6 +133,24 @@ class Listener:
             self._state = advance(self._state, E.OPENED)
             self._listening.set_result(None)
             self._hand_over()
+            if self._doors.follows_paths:
+                self._runtime.watch_paths().call(self._paths_changed)
+
+    def _paths_changed(self) -> None:
+        """Called by the monitor (RFC 9623, section 4.7)."""
+        self._follows_again = True
+        if self._state is ListenerState.LISTENING and self._following is None:
+            self._following = self._runtime.spawn(self._follow())
+
+    async def _follow(self) -> None:
+        try:
+            while self._follows_again:
+                self._follows_again = False
+                await self._doors.follow()
+        except (TapsError, OSError) as error:
+            logger.warning("%r does not follow its paths: %s", self, error)
+        finally:
+            self._following = None
 
     def _fail(self, error: EstablishmentError) -> None:
         if self._state is ListenerState.STOPPED:
@@ -414,11 +435,13 @@ class Listener:
     async def _shut(self) -> None:
         # To its end also while it is cancelled, as it is where the System or the
         # loop ends: a port that nobody frees then stays taken.
-        opening = self._opening
+        if self._runtime.monitor is not None:
+            self._runtime.monitor.forget(self._paths_changed)
+        under_way = [each for each in (self._opening, self._following) if each is not None]
         try:
-            if opening is not None:
-                opening.cancel()
-                await until_done([opening])
+            for each in under_way:
+                each.cancel()
+            await until_done(under_way)
         finally:
             self._drop_inbound()
             try:

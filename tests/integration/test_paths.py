@@ -557,6 +557,58 @@ def test_a_listener_is_reached_at_addresses_that_came_later(
     run(main)
 
 
+@pytest.mark.requirement("R-9623-4.7-03")
+@pytest.mark.parametrize("stack", ["TCP", "UDP"])
+def test_a_listener_follows_the_paths_that_it_may_use(
+    run: Run, two_paths: Network, stack: str
+) -> None:
+    client, server = two_paths.client, two_paths.server
+    two_paths.paths[1].down()
+
+    async def main() -> None:
+        properties = transport(stack).prohibit(interface=["loopback", "path1"])
+        with server.use():
+            listening = taps.Preconnection(
+                local=":0", transport=properties, security=PLAIN, system=taps.System()
+            ).listen()
+        with pytest.raises(taps.NoCandidates, match=r"path2 \(wired\): is down"):
+            await listening
+        properties.no_preference(interface="path1")
+        with server.use():
+            listening = taps.Preconnection(
+                local=":0", transport=properties, security=PLAIN, system=taps.System()
+            ).listen()
+        async with listening as listener:
+            port = listener.local_endpoints[0].port
+
+            async def interfaces(wanted: set[str]) -> None:
+                async with asyncio.timeout(10):
+                    while {each.interface for each in listener.local_endpoints} != wanted:
+                        await asyncio.sleep(0.01)
+
+            await interfaces({"path1"})
+            two_paths.paths[1].up()
+            await interfaces({"path1", "path2"})
+            assert {each.port for each in listener.local_endpoints} == {port}
+            with client.use():
+                connection = taps.Preconnection(
+                    remote=f"{server.address(4, 1)}:{port}",
+                    transport=transport(stack),
+                    security=PLAIN,
+                    system=taps.System(),
+                ).initiate()
+            await connection
+            await connection.send(b"hello")
+            (await listener.accept()).abort()
+            connection.abort()
+            # Down is not gone.
+            two_paths.paths[1].down()
+            server.ip("link del path1")
+            await interfaces({"path2"})
+
+    run(main)
+
+
 # -- what becomes of paths
 
 
