@@ -7,6 +7,7 @@ it is :func:`taps_core.runtime.ip_sockets.bind_socket`'s.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -94,7 +95,8 @@ class Paths:
         """
         now = time.monotonic()
         if now >= self._network_until:
-            self._network = _network_of(self.interfaces())
+            with contextlib.suppress(OSError):  # for once nobody tells: as it was
+                self._network = _network_of(self.interfaces())
             self._network_until = now + _NETWORK_AGE
         return self._network
 

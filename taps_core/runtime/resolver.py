@@ -157,7 +157,7 @@ class Resolver:
         resolv_conf: The system's configuration, where it is a file.
         nsswitch_conf: Says what there is besides the hosts file and DNS.
         network: Tells networks apart whose name servers have the same addresses; an answer is
-            used on the network only that it was learned on.
+            used on the network only that it was learned on. First called in a thread.
         source_of: The source address for a destination, for their order (RFC 6724).
         chance: Decides where SRV weights and equal priorities leave it to chance.
     """
@@ -243,4 +243,6 @@ def _is_resolved(endpoint: Endpoint) -> bool:
 def _make(options: dict[str, Any]) -> Names:
     from taps_core.runtime.names import Names
 
+    if options["network"] is not None:
+        options["network"]()  # what it imports for the first time is not imported on the loop
     return Names(**options)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import weakref
-from collections.abc import Callable, Coroutine, Generator, Iterable
+from collections.abc import Callable, Coroutine, Generator, Hashable, Iterable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, Self
 from warnings import warn
@@ -150,8 +150,12 @@ class System:
         if self._resolver is None:
             from taps_core.runtime.resolver import Resolver
 
-            self._resolver = Resolver()
+            self._resolver = Resolver(network=self._network)
         return self._resolver
+
+    def _network(self) -> Hashable:
+        """Which network answers are of: prefixes of this machine's addresses."""
+        return self.paths.network
 
     @property
     def paths(self) -> Paths:

@@ -197,6 +197,18 @@ def test_the_network_is_the_same_until_prefixes_change() -> None:
     assert paths.network == before
 
 
+def test_names_are_remembered_by_network() -> None:
+    """An answer of one network is none on another (RFC 9623, section 9)."""
+    machine = Machine(LO, ONE)
+    system = taps.System(survey=machine)
+    network = system.resolver._options["network"]  # type: ignore[attr-defined]  # the built-in one
+    before = network()
+    machine.now = (LO, TWO)
+    assert network() == before  # for a second
+    system.paths.changed()
+    assert network() != before
+
+
 # -- this machine
 
 
