@@ -449,7 +449,8 @@ class Network:
     def shared_address(self, version: int = 4) -> str:
         """An address of the server's that all paths to it lead to, the first one by default."""
         address = "10.0.0.80" if version == 4 else "2001:db8::80"
-        self.server.run("ip", f"-{version}", "addr", "replace", address, "dev", "lo")
+        at_once = ("nodad",) if version == 6 else ()
+        self.server.run("ip", f"-{version}", "addr", "replace", address, "dev", "lo", *at_once)
         for path in self.paths:
             path.route(self.client, address)
         return address
