@@ -15,7 +15,7 @@ ARGS ?=
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-PROJECTS := pyproject.toml plugins/tcp/pyproject.toml plugins/udp/pyproject.toml plugins/tls/pyproject.toml plugins/sctp/pyproject.toml framers/pyproject.toml
+PROJECTS := pyproject.toml plugins/tcp/pyproject.toml plugins/udp/pyproject.toml plugins/tls/pyproject.toml plugins/sctp/pyproject.toml framers/pyproject.toml neatpy/pyproject.toml
 
 .PHONY: help install demo test bench lint format clean
 
@@ -45,7 +45,7 @@ format: $(INSTALLED)  ## Bring the code into shape
 
 clean:  ## Remove the environment and what was built
 	rm -rf $(VENV) build dist *.egg-info plugins/*/build plugins/*/*.egg-info \
-		framers/build framers/*.egg-info
+		framers/build framers/*.egg-info neatpy/build neatpy/*.egg-info
 
 $(INSTALLED): $(PROJECTS)
 	@test -n "$(PYTHON)" || { echo "taps needs Python 3.11 or newer; say where it is: make PYTHON=…" >&2; exit 1; }
@@ -53,5 +53,5 @@ $(INSTALLED): $(PROJECTS)
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --upgrade "pip>=25.1"
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --group dev \
-		--editable ".[cli,testing]" $(addprefix --editable ./,plugins/tcp plugins/udp plugins/tls plugins/sctp[udp] framers)
+		--editable ".[cli,testing]" $(addprefix --editable ./,plugins/tcp plugins/udp plugins/tls plugins/sctp[udp] framers neatpy)
 	@touch $@
