@@ -239,6 +239,14 @@ EXTENSIONS: Final[Mapping[str, Property]] = MappingProxyType(
                 "before it have failed.",
                 values=Racing,
             ),
+            _state(
+                "_taps.undelivered",
+                _INTEGER,
+                "10",
+                "How much of what was sent the peer is not known to have; 0: nothing, None: not "
+                "known.",
+                minimum=0,
+            ),
             *_RESULTS,
         )
     }

@@ -62,8 +62,8 @@ _FINISH: Final = object()
 _LEAST_LIFETIME: Final = 1e-6
 #: Message Properties that the Connection itself deals with.
 _OWN_PROPERTIES: Final = frozenset({"safelyReplayable", "final", "msgPriority"})
-#: Defaults that do not keep a Send from the short way.
-_REPLAYABLE: Final = frozenset({"safelyReplayable"})
+#: Defaults that do not keep a Send from the short way, where nothing waits to be overtaken.
+_IDLE_DEFAULTS: Final = frozenset({"safelyReplayable", "msgPriority"})
 
 
 class SendingHalf(ConnectionBase[T]):
@@ -425,7 +425,7 @@ class SendingHalf(ConnectionBase[T]):
             and not self._outbox
             and not self._objects
             and self._log is None
-            and self._defaults.keys() <= _REPLAYABLE
+            and self._defaults.keys() <= _IDLE_DEFAULTS
             and (dispatcher is None or not dispatcher.wants(Sent, SendError, Expired))
             and (
                 self._stack is None

@@ -72,6 +72,10 @@ ELSEWHERE |= {
     )
     for transport in ("tcp", "udp", "udp-lite")
 }
+ELSEWHERE["tcp", "_taps.undelivered"] = (
+    "plugins/tcp/tests/test_properties.py",
+    "test_undelivered_is_a_property_of_the_connection",
+)
 # What a handshake came to.
 _INTROSPECTION = "plugins/tls/tests/test_introspection.py"
 ELSEWHERE |= {

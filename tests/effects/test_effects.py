@@ -69,7 +69,7 @@ def test_nothing_is_missing() -> None:
         for line in LINES
         for table in (line.table.support, line.table.effects, line.table.notes)
         for name in table
-        if name not in PROPERTIES and name not in [row.name for row in line.stack.definitions]
+        if name not in (*PROPERTIES, *EXTENSIONS, *(row.name for row in line.stack.definitions))
     ]
     assert not strays
 

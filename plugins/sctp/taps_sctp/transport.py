@@ -111,6 +111,10 @@ _TABLE: Final = MappingProxyType(
             _O,
             "with peers that cannot reset streams: the stream that it is sent on or came on",
         ),
+        "_taps.undelivered": (
+            _A,
+            "chunks of the association that are not acknowledged, of whichever stream",
+        ),
         "_taps.ppid": (_A, "the payload protocol identifier of what is sent, and of what came"),
     }
 )

@@ -17,7 +17,7 @@ from taps_core.planning.stacks import Stack
 from taps_core.plugin import DSCP, CapacityProfile, Kind
 from tests.effects.test_effects import samples
 
-from .conftest import kernel_socket
+from .conftest import kernel_socket, until
 from .lines import (
     WISHES,
     assert_selected_by_the_table,
@@ -83,6 +83,7 @@ SHOWN = {
     "_taps.groupMaxSendRate": ("test_effects.py", "test_rates_are_kept"),
     "multipathPolicy": ("test_addresses.py", "test_one_path_at_a_time_is_the_only_policy"),
     "_taps.primaryPath": ("test_addresses.py", "test_the_primary_path_is_read_and_set"),
+    "_taps.undelivered": ("test_effects.py", "test_undelivered_is_what_the_peer_has_not_got"),
     "isolateSession": ("test_effects.py", "test_isolate_session_makes_no_difference"),
 }
 #: Options of the socket that properties could change, by level and number.
@@ -243,6 +244,20 @@ def test_what_is_no_longer_than_singular_transmission_leaves_in_one_packet(lab: 
                     assert sum(chunks(packet).count(DATA) for packet in found) == packets
 
     lab.run(main)
+
+
+def test_undelivered_is_what_the_peer_has_not_got(rough: Lab) -> None:
+    async def main() -> None:
+        async with rough.listening() as ends:
+            client, _ = await ends.pair()
+            assert client.properties["_taps.undelivered"] == 0
+            rough.network.path.blackhole()
+            await client.send(bytes(1000))
+            assert client.properties["_taps.undelivered"] > 0
+            rough.network.path.up()
+            await until(lambda: client.properties["_taps.undelivered"] == 0)
+
+    rough.run(main)
 
 
 def test_isolate_session_makes_no_difference(lab: Lab) -> None:

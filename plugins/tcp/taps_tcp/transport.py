@@ -72,6 +72,7 @@ _TABLE: Final = MappingProxyType(
             "no system sends the User Timeout Option, or obeys the peer's",
         ),
         "_taps.retransmissions": (_O, "TCP_INFO (Linux)"),
+        "_taps.undelivered": (_O, "SIOCOUTQ, and what waits for the kernel (Linux)"),
         EXCESSIVE_RETRANSMISSIONS.name: (
             _O,
             "so many in a row are a SoftError, where softErrorNotify was asked for (Linux)",

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+import taps_core as taps
 import taps_tcp.options
 import taps_tcp.transport
 from taps_core.plugin import (
@@ -284,6 +285,26 @@ def test_undelivered_counts_from_send_to_acknowledgement(tcp4, run):
         await tcp4.recv_all(peer)
         await tcp4.until(lambda: flow.read("_taps.undelivered") == 0)
         await tcp4.end(flow, recorder, peer)
+
+    run(main)
+
+
+@pytest.mark.linux
+def test_undelivered_is_a_property_of_the_connection(tcp4, run):
+    async def main():
+        with tcp4.server() as server:
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection = await taps.Preconnection(
+                remote=f"127.0.0.1:{server.getsockname()[1]}",
+                security=taps.SecurityParameters.disabled(),
+            ).initiate()
+            peer = await tcp4.accept(server)
+        assert connection.properties["_taps.undelivered"] == 0
+        await connection.send(b"x" * 8_000_000)
+        await tcp4.settle()
+        assert connection.properties["_taps.undelivered"] > 1_000_000
+        connection.abort()
+        peer.close()
 
     run(main)
 

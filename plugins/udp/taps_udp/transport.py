@@ -71,6 +71,7 @@ _TABLE: Final = MappingProxyType(
             "all",
         ),
         "_taps.dropped": (_A, "counted where a datagram finds no room"),
+        "_taps.undelivered": (_N, "no datagram is acknowledged"),
         "ecn": (_O, "with _taps.receiveEcn; None for Not-ECT"),
         "receivedFinal": (_N, "the peer is told of no end"),
     }
