@@ -2,6 +2,9 @@
 
 from hypothesis import settings
 
+# pytest names test modules by their folders, and would take neatpy/ for the package of that name.
+import neatpy  # noqa: F401  # it is the package from now on
+
 pytest_plugins = ["taps_core.testing.fixtures", "tests.lab.plugin", "tests.lab.network"]
 
 # No test depends on speed.
