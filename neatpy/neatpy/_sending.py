@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 import logging
 import math
+from collections import deque
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,27 +32,50 @@ logger = logging.getLogger("neatpy")
 #: NEATPy's programs are not told to wait.
 MOST_BYTES: Final = 4 * 1024 * 1024
 MOST_MESSAGES: Final = 32_768
+#: What a context of the core carries: who is to be told of the Sends that it is for.
+_WHOM: Final = ("neatpy", "neatpy.sent")
+
+
+class _Message:
+    """A Message on its way to the core, in one part or several.
+
+    Attributes:
+        context: As the core has it.
+        listeners: Of each Send that has no outcome yet: its handler, and whether a Final Message
+            had been sent before.
+        place: Its place among those that wait here.
+        waiting: How many of its parts wait here.
+    """
+
+    __slots__ = ("context", "listeners", "place", "waiting")
+
+    def __init__(self, context: taps.MessageContext, arrival: int, usual_priority: int) -> None:
+        self.context = context
+        self.listeners: deque[tuple[Any, bool]] = deque()
+        context.add(*_WHOM, self.listeners)
+        properties = context.properties
+        priority = properties.get("msgPriority", usual_priority)
+        self.place = (bool(properties.get("final")), priority, arrival)
+        self.waiting = 0
 
 
 class _Waiting:
     """A Send that the core has no room for yet."""
 
-    __slots__ = ("context", "data", "deadline", "end", "handler", "key")
+    __slots__ = ("data", "deadline", "end", "key", "message")
 
     def __init__(
         self,
-        key: tuple[bool, int, int],
+        message: _Message,
         data: bytes,
-        handler: Any,
-        context: taps.MessageContext | None,
         end: bool,
+        arrival: int,
         deadline: float,
     ) -> None:
-        self.key = key
+        self.message = message
         self.data = data
-        self.handler = handler
-        self.context = context
         self.end = end
+        self.key = (message.place, arrival)
         self.deadline = deadline
 
     def __lt__(self, other: _Waiting) -> bool:
@@ -72,128 +97,129 @@ class Sender:
         self._priority = priority
         self._work = Work.here()
         self._loop = asyncio.get_running_loop()
-        self._reports: set[asyncio.Task[None]] = set()
+        self._arrivals = count()
+        #: Messages in parts that have no end yet, by the application's contexts.
+        self._open: dict[MessageContext | None, _Message] = {}
         self._backlog: list[_Waiting] = []
         self._feeding: asyncio.Task[None] | None = None
-        self._arrivals = count()
-        #: Messages in parts that have no end yet: as the application has them, and the core.
-        self._open: dict[MessageContext | None, taps.MessageContext] = {}
+        #: Sends whose handlers are to be told by the core's events; who waits for that.
+        self._subscribed = False
+        self._untold = 0
+        self._told: asyncio.Event | None = None
         self._final = False
         self._close_wanted = False
 
     def send(self, data: bytes, handler: Any, context: MessageContext | None, end: bool) -> None:
         """Send a Message, or a part of one; what becomes of it, the handler is told later."""
         if self._close_wanted:
-            self._tell_soon(handler, SendErrorReason.CONNECTION_CLOSING)
+            self._loop.call_soon(self._tell, handler, SendErrorReason.CONNECTION_CLOSING)
             return
-        sending: taps.MessageContext | None = None
+        message: _Message | None = None
         continued = False
-        if context is not None or not end or self._open:
+        if handler is not None or context is not None or not end or self._open:
             continued = context in self._open
-            sending = self._translated(context, end)
+            message = self._message(handler, context, end)
         # The rest of a Message that the core has begun waits for nothing: others wait for it.
-        if self._crowded and (not continued or any(w.context is sending for w in self._backlog)):
-            self._hold(data, handler, sending, end)
-        else:
-            self._hand_over(data, handler, sending, end)
+        if self._crowded and not (continued and message is not None and not message.waiting):
+            self._hold(data, message, end)
+            return
+        try:
+            _ = self._offer(data, message, end)
+        except taps.TapsError as error:
+            self._refused(message, error)
+        # What fails later the core tells by an event, or logs.
 
-    def _translated(self, context: MessageContext | None, end: bool) -> taps.MessageContext | None:
-        sending = self._open.pop(context, None)
-        if sending is None and (context is not None or not end):
-            sending = taps.MessageContext()
+    def _message(self, handler: Any, context: MessageContext | None, end: bool) -> _Message:
+        message = self._open.pop(context, None)
+        if message is None:
+            made = taps.MessageContext()
             for name, value in () if context is None else context._settings().items():
-                sending.add(name, value)
+                made.add(name, value)
+            message = _Message(made, next(self._arrivals), self._priority)
         if not end:
-            assert sending is not None
-            self._open[context] = sending
-        return sending
+            self._open[context] = message
+        message.listeners.append((handler, self._final))
+        self._untold += 1
+        if not self._subscribed:
+            self._subscribed = True
+            for event in (taps.Sent, taps.SendError):
+                self._inner.on(event, self._outcome)
+        return message
 
     @property
     def _crowded(self) -> bool:
-        if self._backlog or self._feeding is not None:
+        if self._feeding is not None:
             return True
         size, messages = self._inner.queued
         return size >= MOST_BYTES or messages >= MOST_MESSAGES
 
-    # -- to the core
-
-    def _hand_over(
-        self, data: bytes, handler: Any, context: taps.MessageContext | None, end: bool
-    ) -> None:
-        after_final = self._final
-        try:
-            outcome = self._offer(data, context, end)
-        except taps.TapsError as error:
-            self._tell_soon(handler, send_error_reason(error, after_final=after_final))
-            return
-        if handler is not None:
-            task = self._work.spawn(self._report(outcome, handler, after_final))
-            self._reports.add(task)
-            task.add_done_callback(self._reports.discard)
-        # Else the core logs what fails, once for each Connection.
-
-    def _offer(
-        self, data: bytes, context: taps.MessageContext | None, end: bool
-    ) -> Coroutine[Any, Any, None]:
-        if context is None and end:
+    def _offer(self, data: bytes, message: _Message | None, end: bool) -> Coroutine[Any, Any, None]:
+        """Give it to the core; what is returned waits until there is room for more."""
+        if message is None:
             return self._inner.send(data)
-        outcome = self._inner.send(data, context, end_of_message=end)
-        self._final = self._final or (context is not None and context.final)
+        outcome = self._inner.send(data, message.context, end_of_message=end)
+        self._final = self._final or message.context.final
         return outcome
-
-    async def _report(
-        self, outcome: Coroutine[Any, Any, None], handler: Any, after_final: bool
-    ) -> None:
-        reason: SendErrorReason | None = None
-        try:
-            await outcome
-        except taps.TapsError as error:
-            reason = send_error_reason(error, after_final=after_final)
-        self._tell(handler, reason)
 
     # -- what the core has no room for
 
-    def _hold(
-        self, data: bytes, handler: Any, context: taps.MessageContext | None, end: bool
-    ) -> None:
-        properties = {} if context is None else context.properties
-        arrival = next(self._arrivals)
-        priority = properties.get("msgPriority", self._priority)
-        key = (bool(properties.get("final")), priority, arrival)
-        deadline = self._loop.time() + properties.get("msgLifetime", math.inf)
-        heapq.heappush(self._backlog, _Waiting(key, data, handler, context, end, deadline))
+    def _hold(self, data: bytes, message: _Message | None, end: bool) -> None:
+        if message is None:
+            message = self._message(None, None, True)
+        message.waiting += 1
+        lifetime = message.context.properties.get("msgLifetime", math.inf)
+        deadline = self._loop.time() + lifetime
+        waiting = _Waiting(message, data, end, next(self._arrivals), deadline)
+        heapq.heappush(self._backlog, waiting)
         if self._feeding is None:
             self._feeding = self._work.spawn(self._feed())
 
     async def _feed(self) -> None:
-        """Give the core one after the other: awaiting what became of each is the brake."""
+        """Give the core one after the other: awaiting what becomes of each is the brake."""
         while self._backlog:
             waiting = heapq.heappop(self._backlog)
-            after_final = self._final
-            reason: SendErrorReason | None = None
+            message = waiting.message
+            message.waiting -= 1
+            left = waiting.deadline - self._loop.time()
+            if left <= 0:
+                self._refused(message, taps.Expired("there was no room for it in its lifetime"))
+                continue
+            if left < math.inf:
+                message.context.add("msgLifetime", left)
             try:
-                await self._offer_late(waiting)
+                outcome = self._offer(waiting.data, message, waiting.end)
             except taps.TapsError as error:
-                reason = send_error_reason(error, after_final=after_final)
-            self._tell(waiting.handler, reason)
+                self._refused(message, error)
+                continue
+            with contextlib.suppress(taps.TapsError):  # an event tells
+                await outcome
         self._feeding = None
         if self._close_wanted:
             _ = self._inner.close()
 
-    async def _offer_late(self, waiting: _Waiting) -> None:
-        context = waiting.context
-        if waiting.deadline < math.inf:
-            left = waiting.deadline - self._loop.time()
-            if left <= 0:
-                raise taps.Expired("its lifetime was over before there was room for it")
-            assert context is not None
-            context.add("msgLifetime", left)
-        await self._offer(waiting.data, context, waiting.end)
-
     # -- to handlers
 
-    def _tell_soon(self, handler: Any, reason: SendErrorReason) -> None:
-        self._loop.call_soon(self._tell, handler, reason)
+    def _outcome(self, event: taps.Sent | taps.SendError) -> None:
+        """The core tells what became of a Send."""
+        context = event.context
+        listeners = None if context is None else context.get(*_WHOM)
+        if listeners:
+            self._next_told(listeners, event if isinstance(event, taps.SendError) else None)
+
+    def _refused(self, message: _Message | None, error: taps.TapsError) -> None:
+        """The core did not take it, so it tells nothing."""
+        if message is None:
+            self._loop.call_soon(self._tell, None, send_error_reason(error, after_final=False))
+        else:
+            self._loop.call_soon(self._next_told, message.listeners, error)
+
+    def _next_told(self, listeners: deque[tuple[Any, bool]], error: taps.TapsError | None) -> None:
+        handler, after_final = listeners.popleft()
+        reason = None if error is None else send_error_reason(error, after_final=after_final)
+        self._tell(handler, reason)
+        self._untold -= 1
+        if not self._untold and self._told is not None:
+            self._told.set()
 
     def _tell(self, handler: Any, reason: SendErrorReason | None) -> None:
         if isinstance(handler, Outcome):
@@ -219,8 +245,9 @@ class Sender:
     async def settled(self) -> None:
         """Until all sent handlers were told."""
         await self.drained()
-        while self._reports:
-            await asyncio.wait(self._reports)
+        if self._untold:
+            self._told = asyncio.Event()
+            await self._told.wait()
 
     @property
     def waits(self) -> bool:

@@ -76,6 +76,15 @@ async def turns(number: int = 10) -> None:
         await asyncio.sleep(0)
 
 
+async def until(condition: Callable[[], Any]) -> None:
+    """Until it holds, for what has no event."""
+    async with asyncio.timeout(30):
+        while True:
+            if condition():
+                return
+            await asyncio.sleep(0)
+
+
 class Log:
     """The names of handlers of a Connection, in the order in which they were called."""
 
@@ -118,9 +127,7 @@ class World:
         endpoint.with_port(port)
         return endpoint
 
-    def preconnection(
-        self, *framers: neatpy.Framer, **arguments: Any
-    ) -> neatpy.Preconnection:
+    def preconnection(self, *framers: neatpy.Framer, **arguments: Any) -> neatpy.Preconnection:
         made = neatpy.Preconnection(**{"transport_properties": self.properties, **arguments})
         for framer in framers:
             made.add_framer(framer)
@@ -161,13 +168,14 @@ class World:
         listener = await self.listen(*framers, **arguments)
         accepted = called(listener, "HANDLE_CONNECTION_RECEIVED")
         client = await self.ready(listener, *framers, **arguments)
-        if client.stack in ("UDP", "MemoryDatagram"):
+        if unconnected(client):
+            # The peer learns of it by the first Message.
             client.send(b"hello")
         async with asyncio.timeout(30):
             server = await accepted
         if isinstance(server, tuple):
             server = server[0]
-        if client.stack in ("UDP", "MemoryDatagram"):
+        if unconnected(client):
             assert (await received(server)).data == b"hello"
         try:
             yield client, server
@@ -179,6 +187,11 @@ class World:
     def use(self) -> Iterator[World]:
         with self.system.use():
             yield self
+
+
+def unconnected(connection: neatpy.Connection) -> bool:
+    """Whether it is over datagrams."""
+    return str(connection.stack).endswith(("UDP", "DATAGRAM"))
 
 
 async def over() -> None:

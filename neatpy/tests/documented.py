@@ -94,11 +94,7 @@ METHODS: Final[dict[str, dict[str, dict[str, dict[str, Any]]]]] = {
             },
             "handle_received_data": {"connection": ...},
         },
-        "ExampleFramer": {
-            "__init__": {},
-            "start": {"connection": ...},
-            "handle_received_data": {"connection": ...},
-        },
+        "ExampleFramer": {},
     },
     "message_framer": {
         "MessageFramer": {

@@ -12,7 +12,7 @@ import neatpy
 import taps_core as taps
 from neatpy import ConnectionState
 
-from .conftest import Log, World, all_of, called, over, received, sent, turns
+from .conftest import Log, World, all_of, called, over, received, sent, turns, until
 
 if TYPE_CHECKING:
     from taps_core.testing.fixtures import Run
@@ -135,8 +135,7 @@ def test_nothing_follows_the_last_handler(run: Run, memory: World) -> None:
             client.close()
             server.close()
             await called(server, "HANDLE_STATE_CLOSED")
-            while client.state is not ConnectionState.CLOSED:
-                await asyncio.sleep(0)
+            await until(lambda: client.state is ConnectionState.CLOSED)
             client.receive(log.noting("too late"))
             client.close()
             client.abort()
@@ -223,9 +222,7 @@ def test_a_timeout_ends_establishment(virtual_run: Any, virtual_network: Any) ->
 
 
 @pytest.mark.parametrize("verb", ["close", "abort"])
-def test_a_connection_that_is_not_ready_can_be_given_up(
-    run: Run, memory: World, verb: str
-) -> None:
+def test_a_connection_that_is_not_ready_can_be_given_up(run: Run, memory: World, verb: str) -> None:
     async def main() -> None:
         listener = await memory.listen()
         connection = memory.initiate(listener)
@@ -262,8 +259,7 @@ def test_a_handler_that_raises_ends_nothing(
         client.HANDLE_STATE_READY = broken
         client.receive(broken)
         client.send(b"a", broken)
-        while listener.number_of_connections < 1:
-            await asyncio.sleep(0)
+        await until(lambda: listener.number_of_connections == 1)
         accepted = called(listener, "HANDLE_CONNECTION_RECEIVED")
         other = await memory.ready(listener)
         other.send(b"still here")

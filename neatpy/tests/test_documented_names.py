@@ -5,15 +5,17 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import neatpy
 
 from .documented import DEFAULTS, ENUMERATIONS, FUNCTIONS, HANDLERS, METHODS, MODULES, names
+
+if TYPE_CHECKING:
+    from enum import Enum
 
 TABLE = Path(__file__).parents[2] / "docs" / "neatpy.md"
 
