@@ -52,7 +52,9 @@ class Work:
         self._open: set[Open] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._systems: set[taps.System] = set()
-        self._stopping = False
+        #: Those that are to end, and whether that was all.
+        self._ending: set[Open] = set()
+        self._over = False
         self._changed = asyncio.Event()
 
     @staticmethod
@@ -93,28 +95,29 @@ class Work:
 
     def stop(self) -> None:
         """End everything in order; then the loop stops, if it is ours."""
-        if not self._stopping:
-            self._stopping = True
-            self._changed.set()
-            _ = self.spawn(self._wind_up())
-
-    async def _wind_up(self) -> None:
-        ending = list(self._open)
+        ending = self._open - self._ending
+        self._ending |= ending
         for each in ending:
             each._wind_up()
+        _ = self.spawn(self._wind_up(ending))
+
+    async def _wind_up(self, ending: set[Open]) -> None:
         try:
             await self._delivered(ending)
         finally:
-            for each in ending:
-                if each in self._open:
-                    each._break_off()
-        await self._emptied()
-        self._stopping = False  # on a loop that is not ours, things may begin anew
+            for each in ending & self._open:
+                each._break_off()
+        while ending & self._open:
+            await self._next_change()
+        self._ending -= ending
+        # What handlers have begun since is not waited for.
+        self._over = True
+        self._changed.set()
 
-    async def _delivered(self, ending: list[Open]) -> None:
+    async def _delivered(self, ending: set[Open]) -> None:
         now = self._loop.time()
         deadline, farewell = now + DELIVERY, now + FAREWELL
-        while left := [each for each in ending if each in self._open]:
+        while left := ending & self._open:
             now = self._loop.time()
             if now >= deadline:
                 logger.warning("not everything was delivered %g s after stop()", DELIVERY)
@@ -131,13 +134,11 @@ class Work:
         self._changed.clear()
         await self._changed.wait()
 
-    async def _emptied(self) -> None:
-        while self._open:
-            await self._next_change()
-
     async def until_over(self) -> None:
         """Until everything has ended, by itself or by ``stop()``."""
-        await self._emptied()
+        self._over = False
+        while self._open and not self._over:
+            await self._next_change()
 
     async def close(self) -> None:
         """End what is left at once, and wait until it is gone."""

@@ -64,6 +64,21 @@ class Reception:
     def take_in(self, data: bytes, context: MessageContext | None, end: bool) -> None:
         """A part of a Message, or all of it."""
         arrived = self._arrived
+        if not arrived and self._requests and not self._serving:
+            handler, minimum, maximum = self._requests[0]
+            size = len(data)
+            whole = end if self.boundaries else size >= (minimum or 1)
+            if whole and size <= maximum:
+                # The usual case: all that there is goes to the one who waits.
+                self._requests.popleft()
+                self._serving = True
+                try:
+                    message = MessageDataObject(bytearray(data), size)
+                    ending = None if self.boundaries else False
+                    call(handler, self._connection, message, context, ending, None)
+                finally:
+                    self._serving = False
+                return
         if arrived and not arrived[-1].ended:
             last = arrived[-1]
             last.data += data

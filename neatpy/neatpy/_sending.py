@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from neatpy.connection import Connection
     from neatpy.message_context import MessageContext
+    from neatpy.transport_properties import TransportProperties
 
 __all__ = ["Sender"]
 
@@ -88,13 +89,18 @@ class Sender:
     Args:
         connection: Whose it is.
         inner: What the core has for it.
-        priority: That of Messages that say nothing of theirs, as the core has it.
+        properties: Defaults of its Messages.
     """
 
-    def __init__(self, connection: Connection, inner: taps.Connection[Any], priority: int) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        inner: taps.Connection[Any],
+        properties: TransportProperties,
+    ) -> None:
         self._connection = connection
         self._inner = inner
-        self._priority = priority
+        self._properties = properties
         self._work = Work.here()
         self._loop = asyncio.get_running_loop()
         self._arrivals = count()
@@ -135,7 +141,7 @@ class Sender:
             made = taps.MessageContext()
             for name, value in () if context is None else context._settings().items():
                 made.add(name, value)
-            message = _Message(made, next(self._arrivals), self._priority)
+            message = _Message(made, next(self._arrivals), self._properties._priority)
         if not end:
             self._open[context] = message
         message.listeners.append((handler, self._final))

@@ -18,7 +18,6 @@ from neatpy._sending import Sender
 from neatpy._translation import (
     connection_settings,
     connection_values,
-    message_settings,
     selection_values,
     send_error_reason,
 )
@@ -67,7 +66,6 @@ logger = logging.getLogger("neatpy")
 
 #: What marks the Message that establishment begins with.
 EARLY: Final = ("neatpy", "neatpy.early")
-_PRIORITY: Final = MessageProperties.PRIORITY
 _STATES: Final = {
     taps.ConnectionState.ESTABLISHING: ConnectionState.ESTABLISHING,
     taps.ConnectionState.ESTABLISHED: ConnectionState.ESTABLISHED,
@@ -172,9 +170,7 @@ class Connection:
 
     def _adopt(self, inner: taps.Connection[Any]) -> None:
         self._inner = inner
-        defaults = self.transport_properties.message_properties
-        priority = message_settings([(_PRIORITY, defaults[_PRIORITY])])["msgPriority"]
-        self._sender = Sender(self, inner, priority)
+        self._sender = Sender(self, inner, self.transport_properties)
         if self._early_handler is not None:
             _ = Work.here().spawn(self._tell_early(inner.events(), self._early_handler))
         if self._tells_of_soft_errors:
@@ -513,11 +509,10 @@ class Connection:
         reception = self._reception
         boundaries = _has_boundaries(inner)
         take = inner.receive
-        # Without boundaries what is there will do.
-        how: dict[str, int] = {} if boundaries else {"min_incomplete_length": 1}
         while not self._closing:
             try:
-                message = await take(**how)
+                # What makes a Message of its parts, or does not, is what was asked for here.
+                message = await take(min_incomplete_length=1)
             except taps.EndOfData:
                 self._peer_ended()
                 return
@@ -677,6 +672,8 @@ class Connection:
         settings = connection_settings(connection_property, value)
         inner = self._inner
         if inner is None:
+            # Others may have the same.
+            self.transport_properties = self.transport_properties._snapshot()
             self.transport_properties.add(connection_property, value)
             self._at_begin.append(lambda: self.set_property(connection_property, value))
             return

@@ -38,7 +38,8 @@ class MessageContext:
     @classmethod
     def _of(cls, message: taps.Message[Any] | None) -> MessageContext:
         """That of a received Message."""
-        context = cls()
+        context = cls.__new__(cls)
+        context._properties = context._framer_values = _NOTHING
         context._message = message
         return context
 

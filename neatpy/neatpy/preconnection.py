@@ -94,6 +94,8 @@ class Preconnection:
         self.security_needed = security_needed
         self.unfulfilled_handler = unfulfilled_handler
         self._framers: tuple[Framer, ...] = ()
+        # What was worked out last, and of what: many Connections are made alike.
+        self._last: tuple[Any, TransportProperties, taps.Preconnection] | None = None
 
     def add_framer(self, framer: Framer) -> None:
         """Put a framer on top of the protocols, and of framers that were added before.
@@ -223,15 +225,32 @@ class Preconnection:
 
     def _wanted(self, role: str) -> tuple[taps.Preconnection, TransportProperties]:
         """All this as the core has it, and a copy of the properties."""
-        properties = self.transport_properties._snapshot()
         local, remote = self.local_endpoint, self.remote_endpoint
+        system = taps.System.current()
+        like = (
+            None if local is None else dict(vars(local)),
+            None if remote is None else dict(vars(remote)),
+            self.security_needed,
+            role,
+            system,
+        )
+        if self._last is not None:
+            before, properties, wanted = self._last
+            if (
+                before == like
+                and properties == self.transport_properties
+                and like[2] in (True, False)
+            ):
+                return wanted, properties
+        properties = self.transport_properties._snapshot()
         wanted = taps.Preconnection(
             local=None if local is None else to_local(local),
             remote=None if remote is None else to_remote(remote),
             transport=properties._to_taps(),
             security=to_taps(self.security_needed, role),
-            system=taps.System.current(),
+            system=system,
         )
+        self._last = like, properties, wanted
         return wanted, properties
 
     def start(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from enum import Enum, auto
 from typing import Any, Final
 
@@ -116,6 +115,8 @@ class TransportProperties:
             taps.TransportProperties().set(name, each)  # it knows what cannot be
         if prop is ConnectionProperties.USER_TIMEOUT_TCP:
             value = {**held[prop], **value}
+        elif isinstance(value, dict):
+            value = dict(value)
         held[prop] = value
         self._chosen[prop] = None
 
@@ -174,7 +175,21 @@ class TransportProperties:
 
     def _snapshot(self) -> TransportProperties:
         """A copy that nobody else has."""
-        return copy.deepcopy(self)
+        made = TransportProperties.__new__(TransportProperties)
+        for name, held in vars(self).items():
+            setattr(made, name, dict(held))
+        return made
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TransportProperties) and vars(other) == vars(self)
+
+    __hash__ = None  # type: ignore[assignment]  # it can be changed
+
+    @property
+    def _priority(self) -> int:
+        """That of Messages which say nothing of theirs, as the core has it."""
+        prop = MessageProperties.PRIORITY
+        return int(message_settings([(prop, self.message_properties[prop])])["msgPriority"])
 
     def _to_taps(self) -> taps.TransportProperties:
         """As the core has them; what is at RFC 9622's default is not set.

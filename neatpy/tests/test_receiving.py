@@ -147,7 +147,7 @@ def test_requests_are_served_in_order(run: Run, messages: World) -> None:
         async with messages.pair() as (client, server):
             got: list[Any] = []
             for number in range(5):
-                server.receive(lambda _, m, n=number: got.append((n, bytes(m.data))))
+                server.receive(lambda _, m, *, n=number: got.append((n, bytes(m.data))))
             for number in range(5):
                 client.send(b"%d" % number)
             await until(lambda: len(got) == 5)
