@@ -162,6 +162,7 @@ def test_a_handler_gets_the_arguments_that_it_takes(run: Run, memory: World) -> 
         await one(Program())
         await one(lambda: told.append("none"))
         await one(lambda connection, *, mark="default": told.append(mark))
+        listener.HANDLE_CONNECTION_RECEIVED = None
         client = await memory.ready(listener)
         client.send(b"", lambda: told.append("sent"))
         client.send(b"", lambda connection: told.append(("sent", type(connection))))

@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 ROOT = Path(__file__).parents[2]
-#: Distribution → its folder, and what in it goes into the build.
+#: Package → its folder, and what in it goes into the build.
 SOURCES = {
     "taps_core": (".", ("pyproject.toml", "README.md", "LICENSE", "taps_core")),
     "taps_tcp": ("plugins/tcp", ("pyproject.toml", "README.md", "taps_tcp")),
     "taps_udp": ("plugins/udp", ("pyproject.toml", "README.md", "taps_udp")),
     "taps_tls": ("plugins/tls", ("pyproject.toml", "README.md", "taps_tls")),
+    "neatpy": ("neatpy", ("pyproject.toml", "README.md", "neatpy")),
     "taps_framers": ("framers", ("pyproject.toml", "README.md", "taps_framers")),
 }
 
@@ -89,7 +90,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             else:
                 shutil.copy(source, sources / name / part)
     pip("wheel", "--no-deps", "--wheel-dir", str(built), *(str(sources / name) for name in SOURCES))
-    return {name: next(built.glob(f"{name}-*.whl")) for name in SOURCES}
+    return {name: next(built.glob(f"*{name}-*.whl")) for name in SOURCES}
 
 
 @pytest.fixture

@@ -128,10 +128,36 @@ def test_broken_plugins_are_rows_with_their_reason_and_tcp_works_beside_them(
         assert reason in listed
 
 
+def test_programs_find_neatpys_modules_in_its_folder(
+    environment: Environment, wheels: dict[str, Path]
+) -> None:
+    environment.install(wheels["taps_tcp"], wheels["neatpy"])
+    folder = environment.run(
+        "python", "-c", "import neatpy, os; print(os.path.dirname(neatpy.__file__))"
+    ).strip()
+    program = f"""
+import sys
+sys.path.insert(0, {folder!r})
+from preconnection import *
+import neatpy.preconnection
+assert Preconnection is neatpy.preconnection.Preconnection
+here = LocalEndpoint()
+here.with_address("127.0.0.1")
+here.with_port(0)
+listener = Preconnection(local_endpoint=here).listen()
+listener.HANDLE_STATE_LISTENING = listener.stop
+listener.HANDLE_STATE_STOPPED = lambda: print("stopped")
+Preconnection().start()
+"""
+    assert environment.run("python", "-c", program) == "stopped\n"
+
+
 def test_wheels_hold_their_package_and_no_tests(wheels: dict[str, Path]) -> None:
     for package, wheel in wheels.items():
         names = zipfile.ZipFile(wheel).namelist()
         folders = {name.split("/")[0] for name in names}
-        assert folders == {package, f"{package}-0.1.0.dist-info"}
+        distribution = wheel.name.partition("-")[0]
+        assert distribution == (package if package.startswith("taps_") else f"taps_{package}")
+        assert folders == {package, f"{distribution}-0.1.0.dist-info"}
         assert f"{package}/py.typed" in names
         assert not [name for name in names if "/tests/" in name]
