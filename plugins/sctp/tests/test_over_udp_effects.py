@@ -19,6 +19,7 @@ from taps_core.planning.stacks import Stack
 from taps_core.plugin import DSCP, CapacityProfile, Kind
 from tests.effects.test_effects import samples
 
+from .conftest import until
 from .lines import (
     WISHES,
     assert_selected_by_the_table,
@@ -64,6 +65,7 @@ SHOWN = {
         "test_streams.py",
         "test_with_a_peer_that_cannot_reset_streams_messages_tell_their_stream",
     ),
+    "_taps.undelivered": (HERE, "test_undelivered_is_what_the_peer_has_not_got"),
     "_taps.ppid": (HERE, "test_the_payload_protocol_identifier_is_told"),
 }
 DATA, HEARTBEAT = 0, 4
@@ -114,6 +116,17 @@ def test_what_is_said_to_have_no_effect_is_accepted_and_changes_nothing(run: Run
                     wish = {} if row.kind is Kind.CONNECTION else {row.keyword: value}
                     await client.send(b"as ever", **wish)
                     assert (await server.receive()).data == b"as ever"
+
+    run(main)
+
+
+def test_undelivered_is_what_the_peer_has_not_got(run: Run) -> None:
+    async def main() -> None:
+        async with pair() as (client, server):
+            client.send_nowait(bytes(200_000))
+            assert client.properties["_taps.undelivered"] > 0
+            assert len((await server.receive()).data) == 200_000
+            await until(lambda: client.properties["_taps.undelivered"] == 0)
 
     run(main)
 
