@@ -75,9 +75,10 @@ def test_sent_handlers_come_in_the_order_in_which_messages_left(run: Run, memory
 
 
 @pytest.mark.parametrize(("size", "number"), [(8, 40_000), (64 * 1024, 200)])
-def test_nothing_is_lost_of_more_than_anybody_can_hold(run: Run, memory: World, size: int) -> None:
+def test_nothing_is_lost_of_more_than_anybody_can_hold(
+    run: Run, memory: World, size: int, number: int
+) -> None:
     """NEATPy's programs are not told to wait, so they need not."""
-    number = 12 * 1024 * 1024 // size
 
     async def main() -> None:
         async with memory.pair() as (client, server):
