@@ -377,13 +377,14 @@ def _index(item: tuple[int, Exception]) -> int:
 def _nothing_fits(
     remotes: Sequence[RemoteEndpoint], locals_: Sequence[LocalEndpoint], chosen: Sequence[Path]
 ) -> EstablishmentError:
-    return EstablishmentError(
-        "no address fits: "
-        + (", ".join(map(str, dict.fromkeys(remotes))) or "none was found")
-        + (f" from {', '.join(map(str, locals_))}" if locals_ else "")
-        + (f" by {', '.join(path.shown for path in chosen)}" if chosen else ""),
-        reason=Reason.NO_CANDIDATES,
-    )
+    what = ", ".join(map(str, dict.fromkeys(remotes))) or "none was found"
+    where = f" from {', '.join(map(str, locals_))}" if locals_ else ""
+    if chosen:
+        paths = ", ".join(path.shown for path in chosen)
+        sentence = f"no path that is left leads to {what}{where}, and nothing was sent: {paths}"
+    else:
+        sentence = f"no address fits: {what}{where}"
+    return EstablishmentError(sentence, reason=Reason.NO_CANDIDATES)
 
 
 async def resolve_all(

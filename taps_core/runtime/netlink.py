@@ -93,6 +93,10 @@ _BY_KIND: Final = {
 _BY_DEVICE: Final = {"wlan": InterfaceType.WIFI, "wwan": InterfaceType.CELLULAR}
 
 
+#: A folder for each interface, with what its driver says.
+SYSFS: Final = "/sys/class/net"
+
+
 class _Link(NamedTuple):
     name: str
     type: InterfaceType
@@ -284,7 +288,7 @@ def _type_of(name: str, index: int, hardware: int, kind: str) -> InterfaceType:
 def _device_type(name: str, index: int) -> str:
     """The driver's word, where sysfs has this very interface: it may be another network's."""
     try:
-        with open(f"/sys/class/net/{name}/uevent", encoding="utf-8") as file:
+        with open(f"{SYSFS}/{name}/uevent", encoding="utf-8") as file:
             said = dict(line.partition("=")[::2] for line in file.read().splitlines())
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.EACCES, errno.ENOTDIR, errno.EINVAL):

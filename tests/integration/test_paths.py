@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import socket
+import struct
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +30,9 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.linux
 
 #: Name → what a Preconnection of either end takes.
-STACKS = (
-    *("TCP", "UDP", "TLS/TCP", "DTLS/UDP", "SCTP over UDP"),
-    pytest.param("SCTP", marks=pytest.mark.lab),
-)
+STACKS = ("TCP", "UDP", "TLS/TCP", "DTLS/UDP", "SCTP over UDP")
+#: The kernel's SCTP, too: for what it does by itself.
+ALL_STACKS = (*STACKS, pytest.param("SCTP", marks=pytest.mark.lab))
 #: Those that only an Endpoint names.
 PROTOCOLS = {"SCTP over UDP": "sctp-udp", "SCTP": "sctp"}
 PLAIN = taps.SecurityParameters.disabled()
@@ -114,7 +115,7 @@ async def ends(network: Network, stack: str, version: int = 4) -> AsyncIterator[
 
 
 @pytest.mark.requirement("R-9623-4.1.3-02", "R-9622-6.2-03")
-@pytest.mark.parametrize("stack", STACKS)
+@pytest.mark.parametrize("stack", ALL_STACKS)
 @BOTH
 def test_the_preferred_interface_is_taken_although_routes_lead_elsewhere(
     run: Run, two_paths: Network, stack: str, version: int
@@ -206,8 +207,8 @@ def test_a_type_of_interface_stands_for_all_of_it(run: Run, two_paths: Network) 
     [
         ({"interface": {"path2": "require"}}, r"path2 \(wired\): is down"),
         ({"interface": {"wlan0": "require"}}, r"wlan0: there is none of that name \(lo "),
-        ({"interface": {"lo": "require"}}, r"no address fits: .* by lo \(loopback\)"),
-        ({"interface": {"wired": "prohibit"}}, r"no address fits: .* by lo \(loopback\)"),
+        ({"interface": {"lo": "require"}}, r"no path that is left leads to .*: lo \(loopback\)"),
+        ({"interface": {"wired": "prohibit"}}, r"no path that is left leads to .*: lo"),
         ({"pvd": {"corporate": "require"}}, "no such Provisioning Domain"),
         ({"use_temporary_local_address": "require"}, "which is no temporary address"),
     ],
@@ -269,6 +270,43 @@ def test_a_source_address_is_bound_where_routes_depend_on_it(run: Run, two_paths
             assert await network.seen(properties=required) == client.address(4, 1)
 
     run(main)
+
+
+@pytest.mark.parametrize("stack", ["TCP", "SCTP over UDP"])
+def test_a_clone_takes_the_same_path(run: Run, two_paths: Network, stack: str) -> None:
+    async def main() -> None:
+        async with ends(two_paths, stack) as network:
+            with two_paths.client.use():
+                required = {"interface": {"path2": "require"}}
+                connection = await network.there(properties=required).initiate()
+                clone = await connection.clone()
+            assert clone.local_endpoint is not None
+            assert clone.local_endpoint.ip_address == two_paths.client.address(4, 1)
+            clone.abort()
+            connection.abort()
+
+    run(main)
+
+
+def test_a_device_of_a_vpn_is_a_tunnel(two_paths: Network) -> None:
+    """As its program makes it."""
+    import fcntl
+
+    if not os.path.exists("/dev/net/tun"):
+        pytest.skip("this system has no /dev/net/tun")
+    with two_paths.client.call(open, "/dev/net/tun", "r+b", buffering=0) as device:
+        # TUNSETIFF, IFF_TUN without a header.
+        request = struct.pack("16sH22x", b"vpn0", 0x1001)
+        fcntl.ioctl(device, 0x400454CA, request)
+        two_paths.client.ip("link set vpn0 up", "addr add 10.99.0.1/24 dev vpn0")
+        with two_paths.client.use():
+            selection = taps.Preconnection(
+                remote="192.0.2.1:80",
+                transport=taps.TransportProperties().require(interface="VPN"),
+                system=taps.System(),
+            ).select()
+        assert selection.paths is not None
+        assert [path.shown for path in selection.paths.ranked] == ["vpn0 (tunnel)"]
 
 
 # -- Provisioning Domains
@@ -376,7 +414,7 @@ def temporary_address(network: Network) -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.requirement("G-9622-6.2.13-01")
-@pytest.mark.parametrize("stack", STACKS)
+@pytest.mark.parametrize("stack", ALL_STACKS)
 @pytest.mark.parametrize("named", [False, True], ids=["any interface", "its interface"])
 def test_temporary_addresses_are_used_or_not_as_is_asked_for(
     run: Run, two_paths: Network, stack: str, named: bool
@@ -440,7 +478,7 @@ def test_a_temporary_address_that_is_required_but_not_there_is_told_before_any_p
 # -- link-local addresses
 
 
-@pytest.mark.parametrize("stack", STACKS)
+@pytest.mark.parametrize("stack", ALL_STACKS)
 def test_a_link_local_address_is_reached_by_its_zone_or_by_the_required_interface(
     run: Run, two_paths: Network, stack: str
 ) -> None:
@@ -477,7 +515,7 @@ def test_a_link_local_address_is_reached_by_its_zone_or_by_the_required_interfac
             with pytest.raises(taps.EstablishmentError, match="an address on a link: say on which"):
                 await made.seen()
             made.address = f"{theirs}%path1"
-            with pytest.raises(taps.EstablishmentError, match="no address fits"):
+            with pytest.raises(taps.EstablishmentError, match="no path that is left leads to"):
                 await made.seen(properties={"interface": {"path2": "require"}})
 
     run(main)
@@ -639,7 +677,7 @@ async def until(changes: list[taps.PathChange], count: int) -> str:
 
 
 @pytest.mark.requirement("R-9623-7.2-01", "R-9623-7.2-02")
-@pytest.mark.parametrize("stack", STACKS)
+@pytest.mark.parametrize("stack", ALL_STACKS)
 @BOTH
 def test_a_path_that_goes_and_comes_back_is_told_and_ends_nothing(
     run: Run, two_paths: Network, stack: str, version: int

@@ -24,6 +24,7 @@ from taps_core.runtime.paths import Paths
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from taps_core.testing.fixtures import Run
 
@@ -308,6 +309,35 @@ def test_a_type_is_what_driver_and_hardware_say(
     hardware: int, kind: str, expected: InterfaceType
 ) -> None:
     assert netlink._type_of("nobody0", 99, hardware, kind) is expected
+
+
+@pytest.mark.parametrize(
+    ("said", "index", "expected"),
+    [
+        ("DEVTYPE=wlan\nINTERFACE=wlan0\nIFINDEX=3\n", 3, InterfaceType.WIFI),
+        ("DEVTYPE=wwan\nINTERFACE=wwan0\nIFINDEX=3\n", 3, InterfaceType.CELLULAR),
+        ("DEVTYPE=bond\nIFINDEX=3\n", 3, InterfaceType.WIRED),
+        ("INTERFACE=eth0\nIFINDEX=3\n", 3, InterfaceType.WIRED),
+        # Of another network, as in a container that sees its host's files.
+        ("DEVTYPE=wlan\nINTERFACE=wlan0\nIFINDEX=3\n", 4, InterfaceType.WIRED),
+    ],
+)
+def test_radios_look_like_ethernet_but_for_what_sysfs_says(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    said: str,
+    index: int,
+    expected: InterfaceType,
+) -> None:
+    (tmp_path / "any0").mkdir()
+    (tmp_path / "any0" / "uevent").write_text(said)
+    monkeypatch.setattr(netlink, "SYSFS", str(tmp_path))
+    netlink._type_of.cache_clear()
+    try:
+        assert netlink._type_of("any0", index, 1, "") is expected
+        assert netlink._type_of("gone0", index, 1, "") is InterfaceType.WIRED
+    finally:
+        netlink._type_of.cache_clear()
 
 
 @LINUX
