@@ -865,6 +865,52 @@ def test_a_late_answer_that_is_not_wanted_any_more_leaves_nothing(no_hosts: Path
     run(main)
 
 
+# -- from a service to a Connection
+
+
+@pytest.mark.requirement("R-9623-4.1.1.1-01")
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_connection_goes_where_the_records_of_a_service_say(
+    loop: str, no_hosts: Path, memory_network: Any
+) -> None:
+    async def main() -> None:
+        plain = {
+            "security": taps.SecurityParameters.disabled(),
+            "transport": taps.TransportProperties(),
+        }
+        system = taps.System(plugins=[MemoryStream(memory_network)])
+        here = taps.Preconnection(local="127.0.0.1:0", system=system, **plain)
+        async with here.listen() as listener:
+            (local,) = listener.local_endpoints
+            zone = {
+                ("_echo._memory-stream.chat.example.", "SRV"): [
+                    "10 0 9 nobody.example.",
+                    f"20 0 {local.port} host.example.",
+                ],
+                ("nobody.example.", "A"): ["127.0.0.9"],
+                ("host.example.", "A"): ["127.0.0.1"],
+                ("chat.example.", "A"): ["127.0.0.8"],
+            }
+            async with serving(zone) as server:
+                resolver = asking(server, no_hosts)
+                there = taps.Preconnection(
+                    remote=RemoteEndpoint(hostname="chat.example", service="_echo._memory-stream"),
+                    system=taps.System(plugins=[MemoryStream(memory_network)], resolver=resolver),
+                    **plain,
+                )
+                async with there.initiate() as connection:
+                    found = connection.remote_endpoint
+                    assert found.hostname == "chat.example", "the name to verify stays"
+                    assert (found.ip_address, found.port) == ("127.0.0.1", local.port)
+                    assert found.target == "host.example"
+                    # The better one was tried before.
+                    assert [each.outcome for each in connection.report] == ["failed", "ready"]
+                    accepted = await listener.accept()
+                    await accepted.close()
+
+    run(main, loop)
+
+
 # -- networks
 
 
