@@ -290,6 +290,9 @@ class Names:
         binding = None
         if port is None and service is not None:
             port = self._services[service]
+        if not isinstance(endpoint, RemoteEndpoint):
+            return port, (), None  # records say where others are, not where to listen
+        if endpoint.port is None and service is not None:
             srv = srv_labels(service, endpoint.protocol)
             if service.startswith("_") and "." not in service:
                 binding = (service.lower(), "SVCB")

@@ -382,6 +382,22 @@ def test_a_local_endpoint_is_resolved_just_so(no_hosts: Path) -> None:
     run(main)
 
 
+def test_records_of_a_service_do_not_say_where_to_listen(no_hosts: Path) -> None:
+    async def main() -> None:
+        zone = {
+            ("me.example.", "A"): ["127.0.0.5"],
+            ("_xmpp-client._tcp.me.example.", "SRV"): ["1 1 5299 other.example."],
+        }
+        async with serving(zone) as server:
+            (found,) = await asking(server, no_hosts).resolve(
+                LocalEndpoint(hostname="me.example", service="xmpp-client")
+            )
+            assert (found.ip_address, found.port) == ("127.0.0.5", 5222)
+            assert {rdtype for _, rdtype in server.asked} == {"A", "AAAA"}
+
+    run(main)
+
+
 def test_chains_of_cnames_are_followed(no_hosts: Path) -> None:
     async def main() -> None:
         zone = {
