@@ -59,9 +59,13 @@ class VirtualResolver(Names):
     """
 
     def __init__(self, network: VirtualNetwork, host: Host) -> None:
-        super().__init__(nameservers=(), hosts_file=os.devnull)
+        super().__init__(nameservers=(), hosts_file=os.devnull, source_of=self._source_of)
         self._names_of = network
         self._host = host
+
+    def _source_of(self, address: str) -> str | None:
+        family = [own for own in self._host.addresses if (":" in own) == (":" in address)]
+        return family[0] if family else None
 
     def _here(self, name: str) -> Sequence[str] | None:
         plain = folded(name)

@@ -149,6 +149,23 @@ def test_resolving_may_take_time(virtual_run: VirtualRun) -> None:
 
 
 @pytest.mark.parametrize(
+    ("six", "addresses", "time"),
+    [(0.03, ["2001:db8::1", "192.0.2.1"], 0.03), (9.0, ["192.0.2.1"], 0.06)],
+)
+def test_families_may_take_their_own_time(
+    virtual_run: VirtualRun, six: float, addresses: list[str], time: float
+) -> None:
+    async def scenario(net: VirtualNetwork) -> None:
+        server = net.host("server.example", "192.0.2.1", "2001:db8::1")
+        net.name("server.example", server, delay={4: 0.01, 6: six})
+        _, found = await taps.Preconnection(remote="server.example:80").resolve()
+        assert [endpoint.ip_address for endpoint in found] == addresses
+        assert now() == pytest.approx(time)
+
+    virtual_run(scenario)
+
+
+@pytest.mark.parametrize(
     ("fails", "transient"),
     [("no-such-name", False), ("no-address", False), ("server-failure", True), ("timeout", True)],
 )
