@@ -352,6 +352,7 @@ class Gathering:
         return Terms(
             alpn=self._blueprint.offered_security.alpn,
             secure=any(each.stack.security is not None for each in self._ranked),
+            transports=self._blueprint.runtime.system.registry.application_protocols,
         )
 
     def _candidates(self) -> Sequence[Leaf]:

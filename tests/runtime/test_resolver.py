@@ -31,7 +31,7 @@ from taps_core.runtime import name_files
 from taps_core.runtime import names as module
 from taps_core.runtime.names import Names
 from taps_core.runtime.resolver import Resolver
-from taps_core.testing import MemoryStream
+from taps_core.testing import MemoryStream, MemoryTLS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -925,6 +925,51 @@ def test_a_connection_goes_where_the_records_of_a_service_say(
                     await accepted.close()
 
     run(main, loop)
+
+
+def test_an_https_record_is_evidence_for_a_transport_and_says_where_it_is(
+    no_hosts: Path, memory_network: Any
+) -> None:
+    class Rare(MemoryStream):
+        name = "rare-stream"
+        deployable = False
+        alpn = ("h3",)
+
+    async def main() -> None:
+        plugins = [MemoryStream(memory_network), Rare(memory_network), MemoryTLS()]
+        here = taps.Preconnection(
+            local=LocalEndpoint(ip_address="127.0.0.1", port=0, protocol="rare-stream"),
+            system=taps.System(plugins=plugins),
+        )
+        async with here.listen() as listener:
+            (local,) = listener.local_endpoints
+            zone = {
+                ("www.example.", "HTTPS"): [f"1 . alpn=h3 port={local.port} no-default-alpn"],
+                ("www.example.", "A"): ["127.0.0.1"],
+            }
+            for alpn, tried in ((("h3", "h2"), True), (("h2",), False)):
+                async with serving(zone) as server:
+                    there = taps.Preconnection(
+                        remote="www.example:443",
+                        security=taps.SecurityParameters(alpn=alpn),
+                        system=taps.System(plugins=plugins, resolver=asking(server, no_hosts)),
+                    )
+                    connection = there.initiate()
+                    try:
+                        await connection
+                    except EstablishmentError:
+                        pass
+                    else:
+                        accepted = await listener.accept()
+                        await connection.close()
+                        await accepted.close()
+                    attempts = [each.what for each in connection.report]
+                    place = f"MEMORY-TLS/RARE-STREAM to 127.0.0.1:{local.port}"
+                    assert (place in attempts) is tried, attempts
+                    assert connection.report[-1].outcome == ("ready" if tried else "failed")
+                    assert ("www.example.", "HTTPS") in server.asked
+
+    run(main)
 
 
 # -- networks
