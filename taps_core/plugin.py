@@ -107,6 +107,8 @@ from taps_core.runtime.hookspecs import hookimpl
 from taps_core.runtime.ip_sockets import (
     SocketAddress,
     address_family,
+    ask_generic_netlink,
+    ask_socket,
     bind_socket,
     choose_source,
     interface_index,
@@ -116,6 +118,7 @@ from taps_core.runtime.ip_sockets import (
     socket_address,
     socket_local_endpoint,
     socket_remote_endpoint,
+    source_address,
 )
 from taps_core.runtime.push import Push, Signal
 from taps_core.runtime.stream_flow import StreamFlow
@@ -200,6 +203,8 @@ __all__ = [
     "Transport",
     "ValueType",
     "address_family",
+    "ask_generic_netlink",
+    "ask_socket",
     "bind_socket",
     "choose_source",
     "connection_failed",
@@ -214,5 +219,6 @@ __all__ = [
     "socket_address",
     "socket_local_endpoint",
     "socket_remote_endpoint",
+    "source_address",
     "too_large",
 ]

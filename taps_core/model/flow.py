@@ -222,7 +222,9 @@ class Flow(ABC):
         Who tells a ``maxSendRate`` keeps it; what no layer keeps, the Connection does.
 
         Beyond properties, ``_taps.undelivered`` is asked when Close takes too
-        long: the bytes taken that the peer is not known to have.
+        long: the bytes taken that the peer is not known to have;
+        and ``_taps.multipathInUse`` where ``multipath`` is not Disabled: False if there is
+        one path, so that ``path_changed`` would be of no use.
         """
         return None
 

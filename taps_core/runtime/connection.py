@@ -431,6 +431,9 @@ class Connection(ReceivingHalf[T]):
             and (
                 self._blueprint.effective["multipath"] is Multipath.DISABLED
                 or stack.support("multipath") is Support.NEVER
+                # Whoever has one path has nothing to do when others come.
+                or self._flow is None
+                or self._flow.read("_taps.multipathInUse") is False
             )
         ):
             return

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import functools
+import os
 import socket
 import sys
 from typing import TYPE_CHECKING, Any, Final
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = [
     "SocketAddress",
     "address_family",
+    "ask_generic_netlink",
+    "ask_socket",
     "bind_socket",
     "choose_source",
     "interface_index",
@@ -231,6 +235,58 @@ def set_hop_limit(sock: socket.socket, hop_limit: int, *, to_groups: bool = Fals
     for family in (socket.AF_INET6, socket.AF_INET):
         if sock.family in (family, socket.AF_INET6):
             sock.setsockopt(*options[family], hop_limit)
+
+
+def ask_socket(sock: socket.socket, level: int, option: int, given: bytes) -> bytes:
+    """``getsockopt`` that reads what it is given; Python's gives the system no input.
+
+    Args:
+        sock: Any.
+        level: As ``getsockopt`` takes it.
+        option: Likewise.
+        given: What is asked, and as many bytes as the answer may have.
+
+    Returns:
+        As many bytes as ``given``, with the answer in them.
+
+    Raises:
+        OSError: The system refused.
+    """
+    import ctypes  # takes milliseconds, for options that few sockets are asked for
+
+    libc = _libc()
+    buffer = ctypes.create_string_buffer(given, len(given))
+    size = ctypes.c_uint(len(given))
+    if libc.getsockopt(sock.fileno(), level, option, buffer, ctypes.byref(size)) < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return buffer.raw
+
+
+def ask_generic_netlink(family: str, command: int, within: int) -> list[dict[int, bytes]]:
+    """What a part of the Linux kernel lists for a command: a dump of generic netlink.
+
+    Args:
+        family: Its name: ``"mptcp_pm"``, …
+        command: Its number for the command.
+        within: The attribute that holds an object's own ones.
+
+    Returns:
+        Of each object its attributes, by type.
+
+    Raises:
+        OSError: The kernel has no such family, or does not tell us.
+    """
+    from taps_core.runtime.netlink import ask_generic  # takes milliseconds, and few want it
+
+    return ask_generic(family, command, within)
+
+
+@functools.cache
+def _libc() -> Any:
+    import ctypes
+
+    return ctypes.CDLL(None, use_errno=True)
 
 
 def _wildcard(family: int) -> str:

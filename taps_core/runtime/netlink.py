@@ -13,6 +13,7 @@ import ipaddress
 import os
 import socket
 import struct
+import sys
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -21,7 +22,7 @@ from taps_core.model.paths import Interface, InterfaceAddress, InterfaceType
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["NetlinkSurvey"]
+__all__ = ["NetlinkSurvey", "ask_generic"]
 
 #: nlmsghdr: length of all, type, flags, sequence, port.
 _HEADER: Final = struct.Struct("=IHHII")
@@ -34,11 +35,17 @@ _ADDRESS: Final = struct.Struct("=BBBBI")
 #: rtmsg: family, lengths of destination and source, TOS, table, protocol, scope, type, flags.
 _ROUTE: Final = struct.Struct("=BBBBBBBBI")
 _NUMBER: Final = struct.Struct("=I")
+#: genlmsghdr: command, and a version that nobody looks at.
+_COMMAND: Final = struct.Struct("=Bxxx")
 _STATUS: Final = struct.Struct("=i")
 
 _ERROR, _DONE = 2, 3
 _NEW_LINK, _GET_LINK, _NEW_ADDRESS, _GET_ADDRESS, _NEW_ROUTE, _GET_ROUTE = 16, 18, 20, 22, 24, 26
 _REQUEST, _DUMP = 0x1, 0x300
+#: NETLINK_GENERIC; the family whose number is known, which tells those of others; its command
+#: for it, and attributes.
+_GENERIC, _CONTROLLER, _GET_FAMILY = 16, 16, 3
+_FAMILY_ID, _FAMILY_NAME = 1, 2
 #: Attributes of a link, and of what is nested in IFLA_LINKINFO.
 _NAME, _MTU, _INFO, _EXTENT = 3, 4, 18, 29
 _KIND: Final = 1
@@ -218,6 +225,22 @@ def _ask(sock: socket.socket, kind: int, flags: int, body: bytes, wanted: int) -
             at += max(_aligned(length), _HEADER.size)
         if not flags & _DUMP:
             return
+
+
+def ask_generic(family: str, command: int, within: int) -> list[dict[int, bytes]]:
+    """As :func:`taps_core.plugin.ask_generic_netlink`."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _GENERIC) as sock:
+        sock.setblocking(False)  # as in _opened
+        body = _COMMAND.pack(_GET_FAMILY) + _attribute(_FAMILY_NAME, family.encode() + b"\0")
+        (answer,) = _ask(sock, _CONTROLLER, _REQUEST, body, _CONTROLLER)
+        found = dict(_attributes(answer, _COMMAND.size))
+        number = int.from_bytes(found[_FAMILY_ID], sys.byteorder)
+        return [
+            dict(_attributes(value, 0))
+            for each in _dump(sock, number, _COMMAND.pack(command), number)
+            for kind, value in _attributes(each, _COMMAND.size)
+            if kind == within
+        ]
 
 
 def _aligned(length: int) -> int:

@@ -16,6 +16,8 @@ _DONT_FRAGMENT: Final = 0x4000
 #: Where TCP says how long its header is, in the upper half of the byte, and its flags.
 _TCP_OFFSET: Final = 12
 _TCP_FLAGS: Final = 13
+#: Bytes of its header without options.
+_TCP_LEAST: Final = 20
 _UDP_LITE: Final = 136
 
 
@@ -45,6 +47,8 @@ class Packet(NamedTuple):
     them where it covers everything; 0 for other protocols."""
     payload: bytes
     """What the transport carries; what follows the IP header for unknown protocols."""
+    tcp_options: bytes = b""
+    """As the header has them (RFC 9293, section 3.1); empty for other protocols."""
 
     @classmethod
     def parse(cls, data: bytes) -> Packet | None:
@@ -108,11 +112,13 @@ class Packet(NamedTuple):
         dont_fragment: bool,
         body: bytes,
     ) -> Packet:
-        ports, flags, coverage = (0, 0), 0, 0
+        ports, flags, coverage, options = (0, 0), 0, 0, b""
         if protocol == socket.IPPROTO_TCP:
             ports = _PORTS.unpack_from(body)
             flags = body[_TCP_FLAGS]
-            body = body[(body[_TCP_OFFSET] >> 4) * 4 :]
+            length = (body[_TCP_OFFSET] >> 4) * 4
+            options = body[_TCP_LEAST:length]
+            body = body[length:]
         elif protocol in (socket.IPPROTO_UDP, _UDP_LITE):
             ports = _PORTS.unpack_from(body)
             if protocol == _UDP_LITE:
@@ -131,6 +137,7 @@ class Packet(NamedTuple):
             tcp_flags=flags,
             checksum_coverage=coverage,
             payload=body,
+            tcp_options=options,
         )
 
 

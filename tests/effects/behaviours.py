@@ -43,6 +43,14 @@ ELSEWHERE = {
         "plugins/tcp/tests/test_soft_errors.py",
         "test_the_threshold_can_be_changed_and_disabled",
     ),
+    ("tcp", "multipathPolicy"): (
+        "plugins/tcp/tests/test_multipath.py",
+        "test_the_policy_is_that_of_the_path_manager_and_another_one_is_refused",
+    ),
+    ("tcp", "_taps.multipathInUse"): (
+        "plugins/tcp/tests/test_multipath.py",
+        "test_both_ends_use_it_where_one_asks_and_the_other_listens",
+    ),
     ("udp", "groupConnLimit"): (
         "plugins/udp/tests/test_multicast.py",
         "test_a_group_takes_no_more_senders_than_it_may",

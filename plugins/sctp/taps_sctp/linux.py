@@ -7,13 +7,11 @@ that is on the way of each Message. Numbers are of ``linux/sctp.h``; structures 
 
 from __future__ import annotations
 
-import ctypes
-import os
 import socket
 import struct
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from taps_core.plugin import Scheduler
+from taps_core.plugin import Scheduler, ask_socket
 from taps_sctp.engine import Dry, PathNews, Reset, ResetFailed, StreamsAdded, Unsent
 
 if TYPE_CHECKING:
@@ -164,34 +162,9 @@ def set_value(sock: socket.socket, option: int, value: int) -> None:
 
 def get_value(sock: socket.socket, option: int) -> int:
     """Read one."""
-    answer = get_with_input(sock, option, _VALUE.pack(0, 0))
+    answer = ask_socket(sock, IPPROTO_SCTP, option, _VALUE.pack(0, 0))
     value: int = _VALUE.unpack_from(answer)[1]
     return value
-
-
-def get_with_input(sock: socket.socket, option: int, given: bytes) -> bytes:
-    """``getsockopt`` that reads what it is given; Python's gives the kernel no input.
-
-    Raises:
-        OSError: The kernel refused.
-    """
-    libc = _libc()
-    buffer = ctypes.create_string_buffer(given, len(given))
-    size = ctypes.c_uint(len(given))
-    if libc.getsockopt(sock.fileno(), IPPROTO_SCTP, option, buffer, ctypes.byref(size)) < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    return buffer.raw
-
-
-def _libc() -> Any:
-    global _loaded  # loaded once, and only where SCTP is used
-    if _loaded is None:
-        _loaded = ctypes.CDLL(None, use_errno=True)
-    return _loaded
-
-
-_loaded: Any = None
 
 
 def status(sock: socket.socket) -> tuple[int, int, int, int, int]:
@@ -258,7 +231,7 @@ def path(sock: socket.socket, address: str) -> tuple[str, float, float, int]:
         OSError: EINVAL: the peer has no such address.
     """
     given = struct.pack("=i", 0) + _storage(sock, address) + bytes(_PATH.size)
-    data = get_with_input(sock, _PEER_ADDR_INFO, given)
+    data = ask_socket(sock, IPPROTO_SCTP, _PEER_ADDR_INFO, given)
     state, _, round_trip, timeout, mtu = _PATH.unpack_from(data, 4 + _ADDRESS)
     return _PATH_STATES.get(state, str(state)), round_trip / 1000, timeout / 1000, mtu
 

@@ -1,6 +1,6 @@
 """TCP for taps: declares the transport ``tcp``.
 
-``TCPInfo`` is what ``find(TCPInfo)`` on a flow of this transport gives.
+``TCPInfo`` and ``MultipathInfo`` are what ``find`` on a flow of this transport gives.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from taps_core.plugin import hookimpl
 from taps_tcp.info import TCPInfo
+from taps_tcp.multipath import MultipathInfo, Subflow
 from taps_tcp.transport import TCP
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from taps_core.plugin import Transport
 
-__all__ = ["TCP", "TCPInfo"]
+__all__ = ["TCP", "MultipathInfo", "Subflow", "TCPInfo"]
 
 
 @hookimpl

@@ -35,8 +35,10 @@ from taps_core.plugin import (
 from taps_tcp.delivery import failure, unacknowledged
 from taps_tcp.errors import connection_error
 from taps_tcp.info import TCPInfo, tcp_info
+from taps_tcp.multipath import DISABLED, MultipathInfo
 from taps_tcp.options import (
     DISABLED_EXPLICITLY,
+    MULTIPATH_IN_USE,
     SETTERS,
     read,
     set_whole_packets,
@@ -61,7 +63,7 @@ LAST_POLL: Final = 0.25
 class TCPFlow(StreamFlow):
     """One established TCP connection."""
 
-    __slots__ = ("_address", "_fin_sent", "_poll", "_poll_delay", "_properties")
+    __slots__ = ("_address", "_fin_sent", "_poll", "_poll_delay", "_properties", "_single")
 
     def __init__(
         self,
@@ -70,6 +72,7 @@ class TCPFlow(StreamFlow):
         *,
         remote: RemoteEndpoint | None = None,
         address: Any = None,
+        single: str = DISABLED,
     ) -> None:
         """A protocol for the loop to give the socket to.
 
@@ -78,8 +81,10 @@ class TCPFlow(StreamFlow):
             properties: By canonical name; ``configure`` has set their options.
             remote: What the application named, on the connecting side.
             address: The address tuple that ``accept`` gave, on the other.
+            single: Why there is one path.
         """
         super().__init__(sock, remote=remote)
+        self._single = single
         self._properties = properties
         self._address = address
         self._fin_sent = False
@@ -198,8 +203,8 @@ class TCPFlow(StreamFlow):
     def read(self, property: str, /) -> Any:  # noqa: A002  # RFC 9622's word
         """What is in force, asked of the kernel where it knows.
 
-        Beyond Connection Properties: ``_taps.retransmissions`` (segments) and
-        ``_taps.undelivered`` (bytes sent and not acknowledged).
+        Beyond Connection Properties: ``_taps.retransmissions`` (segments),
+        ``_taps.multipathInUse`` and ``_taps.undelivered`` (bytes sent and not acknowledged).
         """
         if property in ("sendMsgMaxLen", "recvMsgMaxLen"):
             return sys.maxsize  # a byte stream has no limit of its own
@@ -210,6 +215,8 @@ class TCPFlow(StreamFlow):
         if property == "_taps.retransmissions":
             info = tcp_info(self.sock)
             return None if info is None else info.retransmissions
+        if property == MULTIPATH_IN_USE:
+            return self._multipath().in_use
         return read(self.sock, self._properties, property)
 
     def _undelivered(self) -> int | None:
@@ -221,10 +228,15 @@ class TCPFlow(StreamFlow):
         return gathered + self._transport.get_write_buffer_size() + rest
 
     def find(self, wanted: type[T], /) -> T | None:
-        """The flow itself, or a fresh :class:`TCPInfo`."""
+        """The flow itself, or a fresh :class:`TCPInfo` or :class:`MultipathInfo`."""
         if wanted is TCPInfo:
             return None if self._lost else cast("T | None", tcp_info(self.sock))
+        if wanted is MultipathInfo:
+            return None if self._lost else cast("T", self._multipath())
         return super().find(wanted)
+
+    def _multipath(self) -> MultipathInfo:
+        return MultipathInfo(False, self._single, ())
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The loop took the socket."""

@@ -7,7 +7,7 @@ import struct
 import sys
 from typing import Final, NamedTuple
 
-__all__ = ["CLOSED", "TCPInfo", "tcp_info"]
+__all__ = ["CLOSED", "LENGTH", "TCPInfo", "parse_tcp_info", "tcp_info"]
 
 #: ``TCPInfo.state`` of a connection that is over (RFC 9293's CLOSED).
 CLOSED: Final = 7
@@ -15,7 +15,8 @@ CLOSED: Final = 7
 #: Linux' struct tcp_info up to tcpi_notsent_bytes, which is older than any
 #: kernel that Python 3.11 runs on: 8 bytes, then 32-bit words.
 _LAYOUT: Final = struct.Struct("=8B24I4Q3I")
-_LENGTH: Final = 256
+#: Bytes to ask for: more than any kernel has.
+LENGTH: Final = 256
 
 
 class TCPInfo(NamedTuple):
@@ -53,9 +54,14 @@ def tcp_info(sock: socket.socket) -> TCPInfo | None:
     if option is None or sys.platform != "linux":
         return None
     try:
-        data = sock.getsockopt(socket.IPPROTO_TCP, option, _LENGTH)
+        data = sock.getsockopt(socket.IPPROTO_TCP, option, LENGTH)
     except OSError:  # closed in the meantime
         return None
+    return parse_tcp_info(data)
+
+
+def parse_tcp_info(data: bytes) -> TCPInfo | None:
+    """What the kernel gave; ``None`` if it is not all that belongs there."""
     if len(data) < _LAYOUT.size:
         return None
     fields = _LAYOUT.unpack_from(data)

@@ -6,7 +6,9 @@ import socket
 from typing import TYPE_CHECKING, Any, Final
 
 from taps_core.plugin import StreamListener, open_bound_socket, socket_local_endpoint
+from taps_tcp import multipath
 from taps_tcp.options import configure
+from taps_tcp.subflows import multipath_flow_for
 from taps_tcp.watching import flow_for
 
 if TYPE_CHECKING:
@@ -19,38 +21,63 @@ __all__ = ["TCPListeningFlow", "open_listening_socket"]
 BACKLOG: Final = 65535
 
 
-def open_listening_socket(request: ListenRequest) -> socket.socket:
-    """A bound, listening, non-blocking socket for ``request``.
+def open_listening_socket(request: ListenRequest) -> tuple[socket.socket, str]:
+    """A bound, listening, non-blocking socket for ``request``; and why it is plain TCP's.
+
+    What is empty says that it is MPTCP's, which takes connections of TCP as well.
 
     Raises:
         EstablishmentError, OSError: It cannot be opened.
     """
-
-    def prepare(sock: socket.socket) -> None:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # Inherited by what is accepted: no call per connection, and already the
-        # SYN-ACK carries the DSCP.
-        configure(sock, request.properties, hop_limit=request.local.hop_limit)
-
-    # The protocol number lets asyncio see that it is TCP, and switch Nagle off.
-    sock = open_bound_socket(request.local, socket.SOCK_STREAM, socket.IPPROTO_TCP, prepare)
+    sock, single = _open_bound(request)
     try:
         sock.listen(BACKLOG)
     except BaseException:
         sock.close()
         raise
-    return sock
+    return sock, single
+
+
+def _open_bound(request: ListenRequest) -> tuple[socket.socket, str]:
+    properties, local = request.properties, request.local
+
+    # What these set is inherited by what is accepted: no call per connection, and already
+    # the SYN-ACK carries the DSCP.
+    def prepare_multipath(sock: socket.socket) -> None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        multipath.prepare(sock, properties)
+
+    def prepare(sock: socket.socket) -> None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        configure(sock, properties, hop_limit=local.hop_limit)
+
+    try:
+        multipath.check(properties, local)
+        number = multipath.IPPROTO_MPTCP
+        return open_bound_socket(local, socket.SOCK_STREAM, number, prepare_multipath), ""
+    except multipath.PlainTCP as reason:
+        single = str(reason)
+    except OSError as error:
+        if error.errno not in multipath.WHY_NOT:
+            raise
+        single = multipath.reason_for(error)
+    # The protocol number lets asyncio see that it is TCP, and switch Nagle off.
+    return open_bound_socket(local, socket.SOCK_STREAM, socket.IPPROTO_TCP, prepare), single
 
 
 class TCPListeningFlow(StreamListener):
     """An open door: one listening socket."""
 
-    def __init__(self, sock: socket.socket, request: ListenRequest) -> None:
+    def __init__(self, sock: socket.socket, request: ListenRequest, single: str) -> None:
         local = socket_local_endpoint(sock.getsockname())
         if request.local.interface is not None:
             local = local.with_interface(request.local.interface)
         super().__init__(sock, request, local)
+        self._single = single
 
     def flow(self, sock: socket.socket, address: Any) -> TCPFlow:
         """One accepted connection."""
-        return flow_for(sock, self.request.properties, address=address)
+        properties = self.request.properties
+        if self._single:
+            return flow_for(sock, properties, address=address, single=self._single)
+        return multipath_flow_for(sock, properties, address=address)

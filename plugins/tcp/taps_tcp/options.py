@@ -46,6 +46,7 @@ from taps_core.plugin import (
 __all__ = [
     "DISABLED_EXPLICITLY",
     "EXCESSIVE_RETRANSMISSIONS",
+    "MULTIPATH_IN_USE",
     "PROPERTIES",
     "SETTERS",
     "configure",
@@ -75,6 +76,8 @@ EXCESSIVE_RETRANSMISSIONS: Final = Property(
     special="Disabled",
     group_shared=True,
 )
+
+MULTIPATH_IN_USE: Final = "_taps.multipathInUse"
 
 PROPERTIES: Final = (
     Property(
@@ -115,6 +118,13 @@ PROPERTIES: Final = (
         read_only=True,
     ),
     EXCESSIVE_RETRANSMISSIONS,
+    Property(
+        MULTIPATH_IN_USE,
+        Kind.CONNECTION,
+        ValueType.BOOLEAN,
+        meaning="Whether both ends speak Multipath TCP, so that there may be several paths.",
+        read_only=True,
+    ),
 )
 
 _LINUX: Final = sys.platform == "linux"
@@ -261,10 +271,12 @@ def set_whole_packets(sock: socket.socket) -> bool:
     """
     if not _LINUX:
         return False
+    done = False
     for option in _WHOLE6 if sock.family == socket.AF_INET6 else _WHOLE:
         with contextlib.suppress(OSError):  # no such packets on this socket
             sock.setsockopt(*option)
-    return True
+            done = True
+    return done
 
 
 def _set_nothing(sock: socket.socket, properties: Properties) -> bool:
@@ -286,7 +298,9 @@ SETTERS: Final[Mapping[str, Callable[[socket.socket, Properties], bool]]] = Mapp
 )
 
 
-def configure(sock: socket.socket, properties: Properties, *, hop_limit: int | None = None) -> None:
+def configure(
+    sock: socket.socket, properties: Properties, *, hop_limit: int | None = None
+) -> list[str]:
     """Set what differs from the system's defaults, before ``connect`` or ``listen``.
 
     On a listening socket it is inherited by the connections that it accepts.
@@ -300,32 +314,41 @@ def configure(sock: socket.socket, properties: Properties, *, hop_limit: int | N
         properties: By canonical name.
         hop_limit: TTL or Hop Limit of what is sent; ``None``: the system's.
 
+    Returns:
+        The properties whose options were refused.
+
     Raises:
         OSError: The hop limit cannot be set.
     """
+    refused: list[str] = []
     if hop_limit is not None:
         set_hop_limit(sock, hop_limit)
     if _user_timeout(properties) != math.inf:
-        _try(_set_user_timeout, sock, properties)
+        name = "connTimeout" if "connTimeout" in properties else "tcp.userTimeoutEnabled"
+        _try(_set_user_timeout, sock, properties, name, refused)
     if _keep_alive(properties) is not None:
-        _try(_set_keep_alive, sock, properties)
+        _try(_set_keep_alive, sock, properties, "keepAlive", refused)
     if properties.get("connCapacityProfile", CapacityProfile.DEFAULT) != CapacityProfile.DEFAULT:
-        _try(_set_capacity_profile, sock, properties)
+        _try(_set_capacity_profile, sock, properties, "connCapacityProfile", refused)
     if properties.get("maxSendRate", math.inf) != math.inf:
-        _try(_set_max_send_rate, sock, properties)
-    if properties.get("noFragmentation") or properties.get("noSegmentation"):
-        set_whole_packets(sock)
+        _try(_set_max_send_rate, sock, properties, "maxSendRate", refused)
+    whole = properties.get("noFragmentation") or properties.get("noSegmentation")
+    if whole and not set_whole_packets(sock):
+        refused.append("noFragmentation" if properties.get("noFragmentation") else "noSegmentation")
+    return refused
 
 
 def _try(
     setter: Callable[[socket.socket, Properties], bool],
     sock: socket.socket,
     properties: Properties,
+    name: str,
+    refused: list[str],
 ) -> None:
     try:
         setter(sock, properties)
     except OSError:
-        return
+        refused.append(name)
 
 
 # -- reading back

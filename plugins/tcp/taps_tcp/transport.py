@@ -24,7 +24,16 @@ from taps_core.plugin import (
 from taps_tcp.connecting import connect_socket, meet
 from taps_tcp.errors import connect_error, listen_error
 from taps_tcp.listening import TCPListeningFlow, open_listening_socket
-from taps_tcp.options import EXCESSIVE_RETRANSMISSIONS, PROPERTIES, configure, missing
+from taps_tcp.multipath import DISABLED, uses_many
+from taps_tcp.multipath import missing as multipath_missing
+from taps_tcp.options import (
+    EXCESSIVE_RETRANSMISSIONS,
+    MULTIPATH_IN_USE,
+    PROPERTIES,
+    configure,
+    missing,
+)
+from taps_tcp.subflows import multipath_flow_for, open_multipath
 from taps_tcp.watching import flow_for
 
 if TYPE_CHECKING:
@@ -41,7 +50,16 @@ _TABLE: Final = MappingProxyType(
         # Selection Properties.
         "zeroRttMsg": (_N, "no Fast Open yet"),
         "keepAlive": (_O, "SO_KEEPALIVE"),
-        "multipath": (_N, "no Multipath TCP yet"),
+        "multipath": (
+            _O,
+            "Active and Passive: Multipath TCP (Linux), over the paths that the path manager "
+            "opens; plain TCP with a peer that has none",
+        ),
+        "advertisesAltaddr": (
+            _O,
+            "False: plain TCP where the path manager announces addresses to all peers; True: "
+            "those that it announces",
+        ),
         "softErrorNotify": (
             _O,
             "Prefer or Require: ICMP errors and excessive retransmissions, asked of the kernel "
@@ -54,6 +72,11 @@ _TABLE: Final = MappingProxyType(
             _A,
             "IP_TOS or IPV6_TCLASS of every packet; Nagle's algorithm is on for Capacity-Seeking "
             "and Scavenger, else off",
+        ),
+        "multipathPolicy": (
+            _O,
+            "with Multipath TCP: as the path manager was told for all connections; another one is "
+            "refused",
         ),
         "maxSendRate": (
             _O,
@@ -73,6 +96,7 @@ _TABLE: Final = MappingProxyType(
         ),
         "_taps.retransmissions": (_O, "TCP_INFO (Linux)"),
         "_taps.undelivered": (_O, "SIOCOUTQ, and what waits for the kernel (Linux)"),
+        MULTIPATH_IN_USE: (_O, "MPTCP_INFO (Linux)"),
         EXCESSIVE_RETRANSMISSIONS.name: (
             _O,
             "so many in a row are a SoftError, where softErrorNotify was asked for (Linux)",
@@ -96,6 +120,8 @@ _TABLE: Final = MappingProxyType(
     }
 )
 
+_OF_MULTIPATH: Final = ("multipath", "advertisesAltaddr", "multipathPolicy")
+
 
 class TCP(Transport):
     """TCP over IPv4 and IPv6 (RFC 9293; mapping: RFC 9623, section 10.1)."""
@@ -107,13 +133,12 @@ class TCP(Transport):
 
     def availability(self) -> Availability:
         """Always; the effective table lacks the options that this system lacks."""
-        absent = missing()
-        if not absent:
+        lacking = dict.fromkeys(missing(), (Support.NEVER, "this system has no option for it"))
+        if why := multipath_missing():
+            lacking |= dict.fromkeys(_OF_MULTIPATH, (Support.NEVER, why))
+        if not lacking:
             return AVAILABLE
-        lacking = (Support.NEVER, "this system has no option for it")
-        return Availability(
-            capabilities=self.capabilities.explained(dict.fromkeys(absent, lacking))
-        )
+        return Availability(capabilities=self.capabilities.explained(lacking))
 
     async def connect(self, request: ConnectRequest) -> TCPFlow:
         """CONNECT.TCP: returns when the three-way handshake is done."""
@@ -127,23 +152,30 @@ class TCP(Transport):
             )
         family = address_family(address)
         sock = None
+        single = DISABLED
         try:
             if request.role == "rendezvous":
                 sock = await meet(loop, request, family)
                 flow = flow_for(sock, request.properties, remote=remote)
                 await loop.create_connection(lambda: flow, sock=sock)
                 return flow
-            # The protocol number lets asyncio see that it is TCP, and switch Nagle off.
-            sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-            sock.setblocking(False)
-            configure(sock, request.properties, hop_limit=remote.hop_limit)
-            choose_source(sock, request.properties)
+            if uses_many(request.properties):
+                sock, local, single = open_multipath(request, family)
+            if sock is None:
+                # The protocol number lets asyncio see that it is TCP, and switch Nagle off.
+                sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+                sock.setblocking(False)
+                configure(sock, request.properties, hop_limit=remote.hop_limit)
+                choose_source(sock, request.properties)
             if local is not None:
                 if local.port:
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 bind_socket(sock, local, family)
             await connect_socket(loop, sock, socket_address(address, port, remote.interface))
-            flow = flow_for(sock, request.properties, remote=remote)
+            if single:
+                flow = flow_for(sock, request.properties, remote=remote, single=single)
+            else:
+                flow = multipath_flow_for(sock, request.properties, remote=remote)
             await loop.create_connection(lambda: flow, sock=sock)
         except EstablishmentError:
             _release(sock)
@@ -162,13 +194,13 @@ class TCP(Transport):
     async def listen(self, request: ListenRequest) -> TCPListeningFlow:
         """LISTEN.TCP: the port is bound and connections are taken when this returns."""
         try:
-            sock = open_listening_socket(request)
+            sock, single = open_listening_socket(request)
         except EstablishmentError:
             raise
         except OSError as error:
             local = request.local
             raise listen_error(error, show_address(local.ip_address, local.port)) from error
-        return TCPListeningFlow(sock, request)
+        return TCPListeningFlow(sock, request, single)
 
 
 def _release(sock: socket.socket | None) -> None:

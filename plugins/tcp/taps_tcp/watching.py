@@ -18,6 +18,7 @@ from taps_core.plugin import Preference, SoftError
 from taps_tcp.delivery import unacknowledged
 from taps_tcp.flow import TCPFlow
 from taps_tcp.info import CLOSED, tcp_info
+from taps_tcp.multipath import DISABLED
 from taps_tcp.options import EXCESSIVE_RETRANSMISSIONS
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def flow_for(
     *,
     remote: RemoteEndpoint | None = None,
     address: Any = None,
+    single: str = DISABLED,
 ) -> TCPFlow:
     """A flow that is watched if ``softErrorNotify`` is Prefer or Require.
 
@@ -51,10 +53,11 @@ def flow_for(
         properties: Likewise.
         remote: Likewise.
         address: Likewise.
+        single: Likewise.
     """
     wanted = properties.get("softErrorNotify", Preference.NO_PREFERENCE)
     kind = WatchedTCPFlow if wanted.value > 0 else TCPFlow
-    return kind(sock, properties, remote=remote, address=address)
+    return kind(sock, properties, remote=remote, address=address, single=single)
 
 
 class WatchedTCPFlow(TCPFlow):

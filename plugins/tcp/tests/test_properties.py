@@ -432,7 +432,10 @@ def test_the_table_is_that_of_a_byte_stream_without_what_is_not_built():
         "direction",
     }
     optional = {name for name, support in table.support.items() if support is Support.OPTIONAL}
-    assert optional == {"keepAlive", "activeReadBeforeSend", "softErrorNotify"}
+    assert optional == {
+        *("keepAlive", "activeReadBeforeSend", "softErrorNotify"),
+        *("multipath", "advertisesAltaddr"),
+    }
 
 
 def test_the_plugin_declares_one_transport_and_its_properties():
@@ -446,4 +449,5 @@ def test_the_plugin_declares_one_transport_and_its_properties():
         "tcp.userTimeoutChangeable",
         "_taps.retransmissions",
         "_taps.excessiveRetransmissions",
+        "_taps.multipathInUse",
     ]
