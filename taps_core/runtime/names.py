@@ -70,6 +70,10 @@ _HTTP: Final = frozenset({"h2", "h3", "http/1.1"})
 _HTTPS_PORT: Final = 443
 
 _ADDRESS_TYPES: Final = frozenset({"A", "AAAA", ANY_ADDRESS})
+#: Addresses that nobody has (RFC 5737, RFC 3849): this machine's own, as it would go there,
+#: tells networks apart.
+_ELSEWHERE_ADDRESSES: Final = ("192.0.2.1", "2001:db8::1")
+
 #: What resolves names on systems that know no nsswitch.conf: mDNS is behind getaddrinfo.
 _ELSEWHERE: Final = ("mdns_minimal", "files", "dns")
 
@@ -110,8 +114,9 @@ class Names:
         self._resolv_conf = WatchedFile(os.fspath(resolv_conf), parse_resolv_conf)
         self._nsswitch = WatchedFile(os.fspath(nsswitch_conf), parse_nsswitch)
         self._network = network
+        self._sources = _Sources(source_of or _source)
         self._ordered: Callable[[Sequence[str]], Sequence[str]] = functools.partial(
-            ordered, source_of=_Sources(source_of or _source)
+            ordered, source_of=self._sources
         )
         self._chance: Chance = chance or random.Random()  # spreads load, no secret
         self._system = system or SystemNames()
@@ -250,8 +255,10 @@ class Names:
         return self._cache.get(self._network_key(), question, time.monotonic())
 
     def _network_key(self) -> Hashable:
-        configuration = self._dns.configuration
-        return configuration if self._network is None else (configuration, self._network())
+        # On many machines the name server has the same address wherever they are.
+        here = map(self._sources, _ELSEWHERE_ADDRESSES)
+        more = None if self._network is None else self._network()
+        return (self._dns.configuration, *here, more)
 
     # -- what to ask
 
@@ -344,16 +351,17 @@ class Names:
         if question.rdtype == ANY_ADDRESS:
             answer = await self._system.ask(question.name, lifetime)
         else:
+            network = self._network_key()  # that it is asked on, wherever this machine is then
             answer = await self._dns.ask(question, lifetime)
             if self._cache is not None:
-                self._cache.put(self._network_key(), question, answer, time.monotonic())
+                self._cache.put(network, question, answer, time.monotonic())
         return answer
 
 
 class _Sources:
     """Source addresses of late: looking one up costs as much as all else of a known name.
 
-    What is old only makes the order worse.
+    What is old makes the order worse for some seconds, and a new network as the old one.
     """
 
     def __init__(self, source_of: SourceLookup) -> None:

@@ -995,6 +995,28 @@ def test_what_was_learned_on_one_network_is_asked_anew_on_another(no_hosts: Path
     run(main)
 
 
+def test_a_machine_with_another_address_is_on_another_network(
+    no_hosts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_SOURCES_LAST", 0.0)
+
+    async def main() -> None:
+        async with serving({("www.example.", "A"): ["192.0.2.1"]}) as server:
+            own = ["192.0.2.99"]
+            resolver = asking(server, no_hosts, source_of=lambda it: None if ":" in it else own[0])
+
+            async def asks() -> int:
+                before = len(server.asked)
+                await resolver.resolve(remote())
+                return len([it for it in server.asked[before:] if it[1] == "A"])
+
+            assert [await asks(), await asks()] == [1, 0]
+            own[0] = "198.51.100.99"
+            assert [await asks(), await asks()] == [1, 0]
+
+    run(main)
+
+
 def test_addresses_without_a_way_are_the_last(no_hosts: Path) -> None:
     async def main() -> None:
         zone = {("www.example.", "A"): ["192.0.2.1"], ("www.example.", "AAAA"): ["2001:db8::1"]}
