@@ -162,7 +162,7 @@ KINDS: Final[dict[str, Callable[[], Any]]] = {"taps": Taps, "protocol": Handwrit
 async def obey(end: Any) -> None:
     """Open a socket, print its port, and do what lines on stdin say."""
     # Whoever is too slow loses datagrams here, and that is what is measured.
-    logging.getLogger("taps_core").setLevel(logging.ERROR)
+    logging.getLogger("taps_udp").setLevel(logging.ERROR)
     print(await end.open(), flush=True)
     loop = asyncio.get_running_loop()
     while line := await loop.run_in_executor(None, sys.stdin.readline):

@@ -17,6 +17,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import taps_core as taps
+from taps_core.planning.staggering import RESOLUTION_DELAY
 from taps_core.runtime.resolver import Resolver
 from tests.cancellation.places import turns
 
@@ -355,7 +356,11 @@ async def rendezvous_before_the_peer_comes(place: Place) -> AsyncIterator[Act]:
 
 
 class NameServer(asyncio.DatagramProtocol):
-    """Knows one name: 127.0.0.1."""
+    """Knows one name: 127.0.0.1; seconds later, that there is no address of IPv6."""
+
+    def __init__(self, late: float = 0.0) -> None:
+        self.late = late
+        self.answers: list[asyncio.TimerHandle] = []
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
@@ -370,14 +375,24 @@ class NameServer(asyncio.DatagramProtocol):
         name, kind = query.question[0].name, query.question[0].rdtype
         if kind == dns.rdatatype.A:
             response.answer.append(dns.rrset.from_text(name, 60, "IN", "A", "127.0.0.1"))
-        self.transport.sendto(response.to_wire(), address)
+        late = self.late if kind == dns.rdatatype.AAAA else 0.0
+        loop = asyncio.get_running_loop()
+        self.answers.append(
+            loop.call_later(late, self.transport.sendto, response.to_wire(), address)
+        )
+
+    def connection_lost(self, error: Exception | None) -> None:
+        for answer in self.answers:
+            answer.cancel()
 
 
 @contextlib.asynccontextmanager
-async def asking() -> AsyncIterator[tuple[taps.Preconnection, Resolver]]:
+async def asking(late: float = 0.0) -> AsyncIterator[tuple[taps.Preconnection, Resolver]]:
     """A Preconnection with a name, and whom it asks: DNS, anew each time."""
     loop = asyncio.get_running_loop()
-    transport, _ = await loop.create_datagram_endpoint(NameServer, local_addr=("127.0.0.1", 0))
+    transport, _ = await loop.create_datagram_endpoint(
+        functools.partial(NameServer, late), local_addr=("127.0.0.1", 0)
+    )
     port = transport.get_extra_info("sockname")[1]
     resolver = Resolver(nameservers=["127.0.0.1"], port=port, hosts_file="/nowhere")
     system = taps.System(plugins=[], resolver=resolver)
@@ -397,11 +412,26 @@ async def resolve(place: Place) -> AsyncIterator[Act]:
         yield there.resolve
 
 
-@covers("Resolving.resolve", where=only("tcp"))
+@covers("Resolver.resolve", "Resolving.resolve", where=only("tcp"))
 async def resolve_for_an_isolated_session(place: Place) -> AsyncIterator[Act]:
     """Nor of those that neither use nor leave an answer."""
     async with asking() as (there, resolver):
         yield functools.partial(resolver.isolated().resolve, *there.remote_endpoints)
+
+
+@covers("Resolver.trickle", "Trickle.__anext__", "Trickle.aclose", where=only("tcp"))
+async def take_answers_as_they_come(place: Place) -> AsyncIterator[Act]:
+    """Nor where the first answers are used, and the others waited for."""
+    async with asking(RESOLUTION_DELAY * 1.2) as (there, resolver):
+
+        async def trickle() -> None:
+            first, later = await resolver.isolated().trickle(*there.remote_endpoints)
+            assert [endpoint.ip_address for endpoint in first] == ["127.0.0.1"]
+            if later is not None:  # always, but on a machine that is slow
+                async with contextlib.aclosing(later):
+                    assert [more async for more in later] == []
+
+        yield trickle
 
 
 # ------------------------------------------------------------------ receiving
