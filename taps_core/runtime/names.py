@@ -256,9 +256,9 @@ class Names:
 
     def _network_key(self) -> Hashable:
         # On many machines the name server has the same address wherever they are.
-        here = map(self._sources, _ELSEWHERE_ADDRESSES)
-        more = None if self._network is None else self._network()
-        return (self._dns.configuration, *here, more)
+        if self._network is not None:
+            return (self._dns.configuration, self._network())
+        return (self._dns.configuration, *map(self._sources, _ELSEWHERE_ADDRESSES))
 
     # -- what to ask
 

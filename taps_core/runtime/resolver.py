@@ -156,8 +156,9 @@ class Resolver:
         hosts_file: ``None``: the system's.
         resolv_conf: The system's configuration, where it is a file.
         nsswitch_conf: Says what there is besides the hosts file and DNS.
-        network: Tells networks apart on which name servers and this machine have the same
-            addresses; an answer is used on the network only that it was learned on.
+        network: Tells networks apart whose name servers have the same addresses; an answer is
+            used on the network only that it was learned on. First called in a thread.
+            ``None``: by the addresses that this machine has for going out.
         source_of: The source address for a destination, for their order (RFC 6724).
         chance: Decides where SRV weights and equal priorities leave it to chance.
     """
