@@ -436,17 +436,17 @@ class KernelEngine(Engine):
             return None
         if property == "sendMsgMaxLen":
             return self._most
-        if property == "singularTransmissionMsgMaxLen":
-            return linux.status(self._sock)[4]
         if property == "multipathPolicy" and self._uses_many:
             return MultipathPolicy.HANDOVER
-        if property == PRIMARY_PATH:
-            with contextlib.suppress(OSError):  # over, and nobody has read so yet
+        with contextlib.suppress(OSError):  # over, and nobody has read so yet
+            if property == "singularTransmissionMsgMaxLen":
+                return linux.status(self._sock)[4]
+            if property == PRIMARY_PATH:
                 return linux.primary_address(self._sock)
-        if property == "_taps.undelivered":
-            # Chunks, of which nobody knows the bytes: one that is not delivered is enough.
-            unacked, pending, *_ = linux.status(self._sock)
-            return unacked + pending
+            if property == "_taps.undelivered":
+                # Chunks, of which nobody knows the bytes: one that is not delivered is enough.
+                unacked, pending, *_ = linux.status(self._sock)
+                return unacked + pending
         return None
 
     def apply(self, property: str, value: Any) -> bool:  # noqa: A002  # likewise
