@@ -1,7 +1,7 @@
 """The same work in four ways: ours, asyncio streams, a hand-written Protocol, anyio.
 
 And in two ways over TLS: ours, once with sessions resumed and once without, and
-asyncio's own, which resumes none.
+asyncio's own, which resumes none. And in NEATPy's way, which stands on ours.
 
 Each candidate connects to the peer and sends and receives frames (a length of four
 bytes before each), or bare bytes. What it is made of is imported when it connects,
@@ -24,8 +24,10 @@ __all__ = [
     "CANDIDATES",
     "Anyio",
     "Candidate",
+    "Front",
     "Handwritten",
     "Ours",
+    "OursBare",
     "Peer",
     "SecureAnew",
     "SecureOurs",
@@ -381,6 +383,85 @@ class SecureOurs(Ours):
         return there.secure_port, _security(there.certificate, cls.resumes)
 
 
+class OursBare(Ours):
+    """A Connection without framer: what is there will do."""
+
+    name = "taps, bare"
+
+    async def receive(self) -> bytes:
+        return cast("bytes", (await self.connection.receive(min_incomplete_length=1)).data)
+
+    async def ping_pong(self, data: bytes, count: int) -> None:
+        connection = self.connection
+        for _ in range(count):
+            await connection.send(data)
+            await connection.receive(min_incomplete_length=1)
+
+
+class Front(Candidate):
+    """NEATPy's API on ours, without a framer: its programs live on handlers."""
+
+    name = "neatpy"
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def connect(cls, there: Peer, *, framed: bool = True) -> AsyncIterator[Candidate]:
+        if framed:
+            raise ValueError("only bare bytes are compared")
+        loop = asyncio.get_running_loop()
+        ready, closed = loop.create_future(), loop.create_future()
+        connection = _preconnection(there.port).initiate()
+        connection.HANDLE_STATE_READY = ready.set_result
+        connection.HANDLE_STATE_CLOSED = closed.set_result
+        await ready
+        yield cls(connection)
+        connection.close()
+        await closed
+
+    async def send(self, data: bytes) -> None:
+        self.connection.send(data)
+
+    async def receive(self) -> bytes:
+        arrived = asyncio.get_running_loop().create_future()
+        self.connection.receive(lambda connection, message, *_: arrived.set_result(message.data))
+        return cast("bytes", await arrived)
+
+    async def ping_pong(self, data: bytes, count: int) -> None:
+        done = asyncio.get_running_loop().create_future()
+        left = count
+
+        def answered(
+            connection: Any, message: Any, context: Any, is_end_of_message: Any, error: Any
+        ) -> None:
+            nonlocal left
+            left -= 1
+            if left:
+                connection.send(data)
+                connection.receive(answered)
+            else:
+                done.set_result(None)
+
+        self.connection.send(data)
+        self.connection.receive(answered)
+        await done
+
+
+@functools.cache
+def _preconnection(port: int) -> Any:
+    import neatpy
+
+    remote = neatpy.RemoteEndpoint()
+    remote.with_address("127.0.0.1")
+    remote.with_port(port)
+    profile = neatpy.TransportPropertyProfiles.RELIABLE_INORDER_STREAM
+    return neatpy.Preconnection(
+        remote_endpoint=remote, transport_properties=neatpy.TransportProperties(profile)
+    )
+
+
 class SecureAnew(SecureOurs):
     """The same with a whole handshake each time."""
 
@@ -418,5 +499,8 @@ def _context(certificate: bytes) -> ssl.SSLContext:
 
 CANDIDATES: Final[dict[str, type[Candidate]]] = {
     kind.name: kind
-    for kind in (Ours, Streams, Handwritten, Anyio, SecureOurs, SecureAnew, SecureStreams)
+    for kind in (
+        *(Ours, Streams, Handwritten, Anyio, SecureOurs, SecureAnew, SecureStreams),
+        *(OursBare, Front),
+    )
 }

@@ -6,7 +6,7 @@ import dataclasses
 from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
-from benchmarks.candidates import Ours, SecureAnew, SecureOurs, SecureStreams
+from benchmarks.candidates import Front, Ours, OursBare, SecureAnew, SecureOurs, SecureStreams
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -22,6 +22,15 @@ async def ping_pong(kind: type[Candidate], there: Peer, count: int, size: int) -
     """``count`` frames there and back, one after the other."""
     async with kind.connect(there) as candidate:
         await candidate.send(b"echo")
+        begin = perf_counter()
+        await candidate.ping_pong(bytes(size), count)
+        return perf_counter() - begin
+
+
+async def ping_pong_bare(kind: type[Candidate], there: Peer, count: int, size: int) -> float:
+    """The same without frames: what is there and back is one read."""
+    async with kind.connect(there, framed=False) as candidate:
+        await candidate.send(_frame(b"echo"))
         begin = perf_counter()
         await candidate.ping_pong(bytes(size), count)
         return perf_counter() - begin
@@ -70,6 +79,19 @@ async def connect(kind: type[Candidate], there: Peer, count: int, size: int) -> 
         begin = perf_counter()
         async with kind.connect(there) as candidate:
             await candidate.send(b"echo")
+            await candidate.send(bytes(size))
+            await candidate.receive()
+            seconds += perf_counter() - begin
+    return seconds
+
+
+async def connect_bare(kind: type[Candidate], there: Peer, count: int, size: int) -> float:
+    """The same without frames."""
+    seconds = 0.0
+    for _ in range(count):
+        begin = perf_counter()
+        async with kind.connect(there, framed=False) as candidate:
+            await candidate.send(_frame(b"echo"))
             await candidate.send(bytes(size))
             await candidate.receive()
             seconds += perf_counter() - begin
@@ -159,6 +181,22 @@ ROWS: Final[Mapping[str, Row]] = {
         count=100,
         size=5,
         budgets={"asyncio streams": {"asyncio": "<= 1.25", "uvloop": "<= 1.6"}},
+    ),
+    "neatpy-ping-pong": Row(
+        title="NEATPy ping-pong, 64 bytes",
+        work=ping_pong_bare,
+        count=4000,
+        size=64,
+        ours=Front.name,
+        budgets={OursBare.name: "<= 1.3"},
+    ),
+    "neatpy-connect": Row(
+        title="NEATPy connect and first reply",
+        work=connect_bare,
+        count=100,
+        size=5,
+        ours=Front.name,
+        budgets={OursBare.name: "<= 1.3"},
     ),
     "tls-ping-pong": Row(
         title="TLS ping-pong, 64 bytes",

@@ -6,8 +6,8 @@ import asyncio
 import inspect
 import logging
 import math
-from types import FunctionType
-from typing import TYPE_CHECKING, Any
+from types import BuiltinMethodType, FunctionType, MethodType
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 __all__ = ["call"]
 
 logger = logging.getLogger("neatpy")
+
+#: Methods of builtin types, of which there are so many: how many arguments they need and take.
+_known: Final[dict[tuple[type, str], tuple[int, float]]] = {}
 
 
 def call(handler: Callable[..., object] | None, *arguments: Any) -> None:
@@ -38,16 +41,41 @@ def call(handler: Callable[..., object] | None, *arguments: Any) -> None:
 
 
 def _fitting(handler: Callable[..., object], arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    needed, most = _arity(handler)
+    fitting = arguments if most >= len(arguments) else arguments[: int(most)]
+    return fitting + (None,) * (needed - len(fitting))
+
+
+def _arity(handler: Callable[..., object]) -> tuple[int, float]:
+    """How many arguments it needs, and how many it takes."""
+    function, bound = handler, 0
+    if isinstance(handler, MethodType):
+        function, bound = handler.__func__, 1
+    if isinstance(function, FunctionType) and not hasattr(function, "__wrapped__"):
+        code = function.__code__
+        takes = code.co_argcount - bound
+        needed = max(takes - len(function.__defaults__ or ()), 0)
+        return needed, math.inf if code.co_flags & inspect.CO_VARARGS else takes
+    if not isinstance(handler, BuiltinMethodType):
+        return _signature_arity(handler)
+    # As ``list.append`` of some list: asking it takes a hundred times as long as calling it.
+    key = type(handler.__self__), handler.__name__
+    known = _known.get(key)
+    if known is None:
+        known = _known[key] = _signature_arity(handler)
+    return known
+
+
+def _signature_arity(handler: Callable[..., object]) -> tuple[int, float]:
     try:
         parameters = inspect.signature(handler).parameters.values()
     except ValueError:  # of a builtin that does not tell
-        return arguments
-    needed = most = 0.0
+        return 0, math.inf
+    needed, most = 0, 0.0
     for parameter in parameters:
         if parameter.kind is parameter.VAR_POSITIONAL:
             most = math.inf
         elif parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
             most += 1
             needed += parameter.default is parameter.empty
-    fitting = arguments if most >= len(arguments) else arguments[: int(most)]
-    return fitting + (None,) * (int(needed) - len(fitting))
+    return needed, most
