@@ -100,7 +100,7 @@ def test_handlers_are_there_and_empty() -> None:
 
 
 def test_a_framer_needs_its_three_methods_and_no_more() -> None:
-    with pytest.raises(TypeError, match="handle_received_data, new_sent_message"):
+    with pytest.raises(TypeError, match="abstract class Framer"):
         neatpy.Framer()  # type: ignore[abstract]
     assert inspect.isabstract(neatpy.Framer)
     assert neatpy.Framer.__abstractmethods__ == {

@@ -264,3 +264,62 @@ def test_a_server_without_a_certificate_says_so(
     run(main)
     assert "certificate" in caplog.text
     assert os.environ.get("NEATPY_CERTIFICATE") is None
+
+
+@pytest.mark.linux
+def test_soft_errors_are_told_and_end_nothing(run: Run, here: World) -> None:
+    """NEATPy had no such event."""
+
+    async def main() -> None:
+        properties = TransportProperties(DATAGRAM)
+        properties.prefer(neatpy.SelectionProperties.SOFT_ERROR_NOTIFY)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as nobody:
+            nobody.bind(("127.0.0.1", 0))
+            remote = neatpy.RemoteEndpoint()
+            remote.with_address("127.0.0.1")
+            remote.with_port(nobody.getsockname()[1])
+        client = here.preconnection(
+            remote_endpoint=remote, transport_properties=properties
+        ).initiate()
+        told = called(client, "HANDLE_SOFT_ERROR")
+        client.send(b"is anybody there?")
+        async with asyncio.timeout(30):
+            connection, error = await told
+        assert connection is client
+        assert isinstance(error, OSError)
+        assert client.state is ConnectionState.ESTABLISHED
+        client.stop()
+        await over()
+
+    run(main)
+
+
+def test_two_programs_that_call_each_other_meet(run: Run, here: World) -> None:
+    """NEATPy had no rendezvous."""
+
+    async def main() -> None:
+        properties = TransportProperties(STREAM)
+        ports = []
+        for _ in range(2):
+            with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+                probe.bind(("127.0.0.1", 0))
+                ports.append(probe.getsockname()[1])
+        ends = []
+        for mine, theirs in (ports, reversed(ports)):
+            remote = neatpy.RemoteEndpoint()
+            remote.with_address("127.0.0.1")
+            remote.with_port(theirs)
+            preconnection = here.preconnection(
+                local_endpoint=here.local(mine),
+                remote_endpoint=remote,
+                transport_properties=properties,
+            )
+            ends.append(preconnection.rendezvous())
+        for end in ends:
+            end.send(b"hello")
+        answers = await asyncio.gather(*map(received, ends))
+        assert [each.data for each in answers] == [b"hello", b"hello"]
+        ends[0].stop()
+        await over()
+
+    run(main)
