@@ -178,7 +178,7 @@ class EstablishmentReport(Sequence[Attempt]):
         self.error: str | None = None
         self.resolutions: Sequence[Resolution] = ()
         self.untried = 0
-        self._attempts: list[Attempt] = []
+        self._attempts: Sequence[Attempt] = []
         self._watchers: tuple[Watcher, ...] = ()
 
     # -- reading
@@ -250,10 +250,10 @@ class EstablishmentReport(Sequence[Attempt]):
 
     def gather(self) -> list[Attempt]:
         """The candidates are worked out, again perhaps: where to add attempts to, live."""
-        if self._attempts or self.resolutions:
-            del self._attempts[:-MAX_RECORDS]
-            self.resolutions = [*self.resolutions[-MAX_RECORDS:]]
-        return self._attempts
+        attempts = [*self._attempts[-MAX_RECORDS:]]
+        self._attempts = attempts
+        self.resolutions = self.resolutions[-MAX_RECORDS:]
+        return attempts
 
     def resolving(self, asked: object, now: float) -> Resolution:
         """What ``asked`` prints as is asked for, from ``now`` (of the loop) on."""
@@ -281,6 +281,7 @@ class EstablishmentReport(Sequence[Attempt]):
         """Establishment has ended."""
         self.ended = now - self.began
         self.outcome = outcome
+        self._attempts = tuple(self._attempts)  # most Connections keep one for long
         if error is not None:
             self.error = str(error).partition("\n")[0].rstrip(":")
         if self._watchers:

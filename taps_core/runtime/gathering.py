@@ -351,7 +351,7 @@ class Gathering:
 
         return Terms(
             alpn=self._blueprint.offered_security.alpn,
-            secure=any(each.stack.security is not None for each in self._ranked),
+            secure=any(each.stack.capabilities.protection is not None for each in self._ranked),
             transports=self._blueprint.runtime.system.registry.application_protocols,
         )
 

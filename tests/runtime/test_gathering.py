@@ -352,13 +352,42 @@ def test_what_the_peers_records_say_it_speaks_is_evidence(
 def test_a_resolver_is_told_what_the_answers_are_for(
     virtual_run: VirtualRun, world: Any, there: MemoryNetwork
 ) -> None:
+    class Speaker(MemoryStream):
+        name = "speaker"
+        alpn = ("memory/1",)
+
     resolver = Trickler(server=[(0.0, [FOUR])])
 
     async def scenario(_: VirtualNetwork) -> None:
-        here = world(MemoryStream(there), resolver=resolver)
+        here = world(MemoryStream(there), Speaker(there), resolver=resolver)
         with pytest.raises(taps.EstablishmentError):
             await here.to(of_server()).initiate()
         (terms,) = resolver.terms
-        assert (terms.secure, terms.alpn) == (False, ())
+        assert (terms.secure, terms.alpn, terms.transports) == (False, (), {"memory/1": "speaker"})
+
+    virtual_run(scenario)
+
+
+def test_a_name_that_is_known_costs_no_task(
+    virtual_run: VirtualRun, world: Any, there: MemoryNetwork
+) -> None:
+    class Known(Trickler):
+        async def trickle(self, endpoint: Any, terms: Any) -> tuple[list[Any], Any]:
+            return [endpoint.with_ip_address(FOUR)], None
+
+    class Watching(MemoryStream):
+        tasks = 0
+
+        async def connect(self, request: Any) -> Any:
+            Watching.tasks = len(asyncio.all_tasks())
+            return await super().connect(request)
+
+    async def scenario(_: VirtualNetwork) -> None:
+        here = world(Watching(there), resolver=Known())
+        async with here.listen(until_the_end, at=f"{FOUR}:7"):
+            before = len(asyncio.all_tasks())
+            async with here.to(of_server()).initiate():
+                # Its own, in which all of it happens.
+                assert Watching.tasks == before + 1
 
     virtual_run(scenario)
