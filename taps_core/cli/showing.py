@@ -121,6 +121,8 @@ def _framer_facts(framer: FramerDefinition) -> Iterator[tuple[str, str]]:
     yield "boundaries", "finds Message boundaries" if framer.boundaries else "finds none"
     yield "belongs", "below security" if framer.below_security else "above security"
     yield "Messages", "objects" if framer.objects else "bytes"
+    if framer.handshakes:
+        yield "handshake", "ready when the peer has answered"
     if framer.alpn:
         yield "ALPN", ", ".join(framer.alpn)
 
@@ -244,6 +246,7 @@ def _as_json(registry: Registry, row: Row) -> dict[str, Any]:
         told["boundaries"] = declaration.boundaries
         told["below_security"] = declaration.below_security
         told["objects"] = declaration.objects
+        told["handshakes"] = declaration.handshakes
         told["alpn"] = list(declaration.alpn)
         return told
     if isinstance(declaration, Transport):

@@ -7,8 +7,10 @@ import itertools
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from taps_core.planning.race import RacePlanner
+from taps_core.planning.race import RacePlanner, Racing
 from tests.planning.race_scenarios import SCENARIOS, A, Scenario
 
 if TYPE_CHECKING:
@@ -108,3 +110,56 @@ def test_each_race_of_the_table_goes_as_it_says(scenario: Scenario) -> None:
 def test_there_are_scenarios_enough_and_each_is_told_apart() -> None:
     names = [each.what for each in SCENARIOS]
     assert len(set(names)) == len(names) >= 40
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["TCP", "UDP", "SCTP", "UDP-Lite", "TLS/TCP"]),
+            st.sampled_from(["6a", "4a", "6b"]),
+            st.sampled_from(["wlan", "wwan"]),
+            st.sampled_from([None, 0, 100, 300]),
+            st.booleans(),
+            st.sampled_from([None, 10, 260]),
+        ),
+        max_size=10,
+        unique_by=lambda row: row[:3],
+    ),
+    st.integers(0, 10),
+    st.sampled_from(Racing),
+)
+def test_what_proves_nothing_never_starts_beside_what_may_still_prove_something(
+    rows: Any, known: int, racing: Racing
+) -> None:
+    made = [
+        A(
+            address=address,
+            stack=stack,
+            path=path,
+            ready=after if ready else None,
+            fails=None if ready else after,
+            connected=connected,
+            place=(("wlan", "wwan").index(path), number),
+        )
+        for number, (stack, address, path, after, ready, connected) in enumerate(rows)
+    ]
+    late = [(120.0, made[known:], False)] if made[known:] else []
+    said, planner = play(Scenario("", made[:known], "", late, {"racing": racing}))
+    started = [word.partition("@") for word in said.partition("→")[0].split()]
+    assert len({name for name, *_ in started}) == len(started)
+    for attempt, (name, _, _) in zip(planner.attempts, started, strict=True):
+        path, _, stack = name.rpartition(":")[0].partition(":")
+        if not stack.startswith("UDP"):
+            continue
+        same_path = [
+            (other, other_name)
+            for other, (other_name, _, _) in zip(planner.attempts, started, strict=True)
+            if other_name.startswith(f"{path}:")
+        ]
+        if same_path[0][1] == name or same_path[0][1].startswith(f"{path}:UDP"):
+            continue  # it, or what is like it, came first
+        assert all(
+            other.outcome == "failed" and other.ended <= attempt.started
+            for other, other_name in same_path
+            if other.started < attempt.started and not other_name.startswith(f"{path}:UDP")
+        ), said
