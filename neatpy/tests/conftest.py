@@ -11,10 +11,11 @@ import pytest
 import neatpy
 import taps_core as taps
 from neatpy._loop import Work
-from taps_core.testing import MemoryNetwork, MemoryStream
+from taps_core.testing import LocalAuthority, MemoryNetwork, MemoryStream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
+    from pathlib import Path
 
     from taps_core.plugin import Transport
 
@@ -211,3 +212,23 @@ def memory(memory_network: MemoryNetwork) -> Iterator[World]:
 def world() -> type[World]:
     """:class:`World`, to be made with transports."""
     return World
+
+
+def environment(folder: Path, *names: str) -> dict[str, str]:
+    """Of programs that have a certificate of ``names``, and trust its authority.
+
+    Args:
+        folder: Where their files are to be.
+        *names: None: those of this machine.
+    """
+    authority = LocalAuthority()
+    mine = authority.identity(*names)
+    files = {"mine.pem": mine.chain, "key.pem": mine.key, "trusted.pem": authority.pem}
+    for name, content in files.items():
+        assert isinstance(content, bytes)
+        (folder / name).write_bytes(content)
+    return {
+        "NEATPY_CERTIFICATE": str(folder / "mine.pem"),
+        "NEATPY_PRIVATE_KEY": str(folder / "key.pem"),
+        "SSL_CERT_FILE": str(folder / "trusted.pem"),
+    }

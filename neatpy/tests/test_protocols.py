@@ -12,9 +12,8 @@ import pytest
 
 import neatpy
 from neatpy import ConnectionState, TransportProperties, TransportPropertyProfiles
-from taps_core.testing import LocalAuthority
 
-from .conftest import World, all_of, called, over, received, sent, turns, until
+from .conftest import World, all_of, called, environment, over, received, sent, turns, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,18 +33,8 @@ def here(world: type[World]) -> Any:
 
 @pytest.fixture
 def identity(tmp_path: Path) -> dict[str, str]:
-    """Environment of programs that have a certificate of this machine, and trust its authority."""
-    authority = LocalAuthority()
-    mine = authority.identity()
-    files = {"mine.pem": mine.chain, "key.pem": mine.key, "trusted.pem": authority.pem}
-    for name, content in files.items():
-        assert isinstance(content, bytes)
-        (tmp_path / name).write_bytes(content)
-    return {
-        "NEATPY_CERTIFICATE": str(tmp_path / "mine.pem"),
-        "NEATPY_PRIVATE_KEY": str(tmp_path / "key.pem"),
-        "SSL_CERT_FILE": str(tmp_path / "trusted.pem"),
-    }
+    """Of this machine."""
+    return environment(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,12 @@ import pytest
 
 import neatpy
 from neatpy import TransportProperties, TransportPropertyProfiles
-from taps_core.testing import local_identity
 
-from .conftest import called, over, received, sent, until
+from .conftest import World, called, environment, over, received, sent, until
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from taps_core.testing.fixtures import Run
     from tests.lab.network import Network
 
@@ -26,9 +27,7 @@ class Lab:
     def __init__(self, network: Network, *, secured: bool = False) -> None:
         self._network = network
         self._properties = TransportProperties(TransportPropertyProfiles.RELIABLE_MESSAGE)
-        self._security: tuple[Any, Any] = (False, False)
-        if secured:
-            self._security = local_identity(network.server.address())
+        self._secured = secured
 
     async def listen(self, received: Any) -> neatpy.Listener:
         local = neatpy.LocalEndpoint()
@@ -38,7 +37,7 @@ class Lab:
             listener = neatpy.Preconnection(
                 local_endpoint=local,
                 transport_properties=self._properties,
-                security_needed=self._security[0],
+                security_needed=self._secured,
             ).listen()
         listener.HANDLE_CONNECTION_RECEIVED = received
         await called(listener, "HANDLE_STATE_LISTENING")
@@ -54,7 +53,7 @@ class Lab:
             connection = neatpy.Preconnection(
                 remote_endpoint=remote,
                 transport_properties=self._properties,
-                security_needed=self._security[1],
+                security_needed=self._secured,
             ).initiate(timeout=30)
         async with asyncio.timeout(30):
             await called(connection, "HANDLE_STATE_READY")
@@ -62,7 +61,17 @@ class Lab:
 
 
 @pytest.mark.parametrize(("secured", "stack"), [(False, "SCTP"), (True, "DTLS/SCTP")])
-def test_messages_go_both_ways(run: Run, two_hosts: Network, secured: bool, stack: str) -> None:
+def test_messages_go_both_ways(
+    run: Run,
+    two_hosts: Network,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    secured: bool,
+    stack: str,
+) -> None:
+    for name, value in environment(tmp_path, two_hosts.server.address()).items():
+        monkeypatch.setenv(name, value)
+
     async def main() -> None:
         lab = Lab(two_hosts, secured=secured)
         came: list[neatpy.Connection] = []
@@ -81,7 +90,8 @@ def test_messages_go_both_ways(run: Run, two_hosts: Network, secured: bool, stac
         client.stop()
         await over()
 
-    run(main)
+    with World().use():  # trust is looked up once for each System
+        run(main)
 
 
 def test_a_clone_is_a_stream_of_the_same_association(run: Run, two_hosts: Network) -> None:
