@@ -53,6 +53,9 @@ class Paths:
             :class:`taps_core.model.paths.ProvisioningDomain`), or a function that
             returns them, asked each time.
         survey: Who tells of the machine; ``None``: its own system.
+
+    Raises:
+        ValueError: A domain cannot be.
     """
 
     def __init__(
@@ -61,7 +64,10 @@ class Paths:
         *,
         survey: Survey | None = None,
     ) -> None:
-        self._domains = domains or {}
+        self._domains = domains
+        self._fixed = (
+            () if domains is None or callable(domains) else ProvisioningDomain.all_of(domains)
+        )
         self._survey = survey
         self._network: Hashable = None
         self._network_until = 0.0
@@ -81,10 +87,14 @@ class Paths:
         """The Provisioning Domains of system policy, as they are now.
 
         Raises:
-            ValueError: They cannot be.
+            EstablishmentError: INVALID_CONFIGURATION: what a function returned cannot be.
         """
-        given = self._domains() if callable(self._domains) else self._domains
-        return ProvisioningDomain.all_of(given) if given else ()
+        if not callable(self._domains):
+            return self._fixed
+        try:
+            return ProvisioningDomain.all_of(self._domains())
+        except ValueError as error:
+            raise EstablishmentError(str(error), reason=Reason.INVALID_CONFIGURATION) from error
 
     @property
     def network(self) -> Hashable:

@@ -66,6 +66,9 @@ class System:
         event_log: How many events every Connection remembers (0: none).
         close_timeout: Seconds that leaving ``async with connection`` waits.
         staggering: When the next attempt of a race starts; ``None``: as RFC 8305 says.
+
+    Raises:
+        ValueError: A Provisioning Domain cannot be.
     """
 
     def __init__(
@@ -94,6 +97,8 @@ class System:
         self._provisioning_domains = provisioning_domains
         self._survey = survey
         self._paths: Paths | None = None
+        if provisioning_domains is not None:
+            _ = self.paths  # what cannot be is said at once
         self.event_log = event_log
         self.close_timeout = close_timeout
         self.staggering = Staggering() if staggering is None else staggering

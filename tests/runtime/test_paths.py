@@ -183,6 +183,26 @@ def test_domains_may_be_a_function_that_is_asked_each_time() -> None:
     assert [path.name for path in paths.chosen(asked)] == ["x on eth2"]
 
 
+def test_domains_that_cannot_be_are_refused_at_once_or_when_they_are_asked_for(run: Run) -> None:
+    wrong = {"x": {"interface": "eth2"}}
+    with pytest.raises(ValueError, match="Provisioning Domain x: there is no 'interface'"):
+        taps.System(provisioning_domains=wrong)
+    system = taps.System(provisioning_domains=lambda: wrong, survey=Machine(LO))
+
+    async def main() -> None:
+        there = taps.Preconnection(
+            remote="192.0.2.1:80",
+            security=taps.SecurityParameters.disabled(),
+            transport=taps.TransportProperties().prefer(pvd="x"),
+            system=system,
+        )
+        with pytest.raises(taps.EstablishmentError, match="there is no 'interface'") as caught:
+            await there.initiate()
+        assert caught.value.reason is taps.Reason.INVALID_CONFIGURATION
+
+    run(main)
+
+
 def test_the_network_is_the_same_until_prefixes_change() -> None:
     machine = Machine(LO, ONE)
     paths = Paths(survey=machine)
