@@ -33,7 +33,8 @@ PROGRAM: Final = "taps-plugins"
 
 _DESCRIPTION: Final = """\
 What can this machine run, and what would be chosen for what an application
-asks for? Nothing is sent, except by check: plugins are asked, not used.
+asks for? Nothing is sent, except by check and race: plugins are asked, not
+used.
 """
 
 _EPILOG: Final = """\
@@ -42,6 +43,7 @@ examples:
   taps-plugins show tcp
   taps-plugins explain --security disabled --prefer multistreaming
   taps-plugins check tcp
+  taps-plugins race example.org:443
 
 environment:
   TAPS_PLUGINS=tcp,framers   load only these plugins (empty: none)
@@ -94,6 +96,29 @@ examples:
   taps-plugins check tcp
   taps-plugins check tcp --only what_is_sent_arrives the_tail_arrives
   taps-plugins check unix --local _unix.path=/tmp/check-{}.sock
+"""
+
+_RACE: Final = """\
+Connects, as an application would, and shows what is tried when and what comes
+of it: on a terminal while it happens. What has won is closed at once.
+
+--from draws the report that an application saved:
+
+    json.dump(connection.report.as_json(), file)
+
+or error.report of an EstablishmentError; and what --json printed.
+
+Exit status 0: there was a Connection, or the file was drawn; 1: there was
+none, or the page cannot be written; 2: misuse, also a file that is no report.
+"""
+
+_RACE_EXAMPLES: Final = """\
+examples:
+  taps-plugins race example.org:443
+  taps-plugins race example.org:443 --html race.html --timeout 5
+  taps-plugins race localhost:7000 [::1]:7001 --security disabled
+  taps-plugins race example.org:443 --require interface=wlan0 --json
+  taps-plugins race --from report.json --html race.html
 """
 
 
@@ -198,6 +223,12 @@ def _check(registry: Registry, output: Output, arguments: argparse.Namespace) ->
     return check(registry, output, arguments)
 
 
+def _race(registry: Registry, output: Output, arguments: argparse.Namespace) -> int:
+    from taps_core.cli.racing import race
+
+    return race(registry, output, arguments)
+
+
 class _Version(argparse.Action):
     """Looks the version up only when it is asked for."""
 
@@ -251,6 +282,13 @@ def _parser() -> argparse.ArgumentParser:
         "explain", _explain, "what would be chosen, and why", _EXPLAIN, _EXPLAIN_EXAMPLES
     )
     _add_demands(explaining)
+    explaining.add_argument("--remote", metavar="HOST:PORT", action="append", default=[])
+    explaining.add_argument(
+        "--role",
+        choices=["initiate", "listen", "rendezvous"],
+        default="initiate",
+        help="some defaults depend on it",
+    )
 
     checking = command(
         "check", _check, "whether one of them keeps its promises", _CHECK, _CHECK_EXAMPLES
@@ -275,6 +313,21 @@ def _parser() -> argparse.ArgumentParser:
         default=10.0,
         help="how long to wait for what must come (10)",
     )
+
+    racing = command("race", _race, "connect, and see what is tried when", _RACE, _RACE_EXAMPLES)
+    racing.add_argument("remote", metavar="HOST:PORT", nargs="*", help="one peer, however reached")
+    racing.add_argument(
+        "--from", metavar="FILE", dest="saved", help="draw this report, and connect to nothing"
+    )
+    racing.add_argument("--html", metavar="FILE", help="write the picture as a page, too")
+    racing.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=_patience,
+        default=30.0,
+        help="for all of it, names included (30, as of initiate())",
+    )
+    _add_demands(racing)
     return parser
 
 
@@ -332,11 +385,4 @@ def _add_demands(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="put a framer on top of those before it",
     )
-    rest.add_argument("--remote", metavar="HOST:PORT", action="append", default=[])
     rest.add_argument("--local", metavar="HOST:PORT", action="append", default=[])
-    rest.add_argument(
-        "--role",
-        choices=["initiate", "listen", "rendezvous"],
-        default="initiate",
-        help="some defaults depend on it",
-    )

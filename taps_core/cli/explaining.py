@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import sys
 from typing import TYPE_CHECKING, Any
 
+from taps_core.cli.demands import demands
 from taps_core.cli.output import Cell, Tone
-from taps_core.model.endpoints import LocalEndpoint, RemoteEndpoint
-from taps_core.model.errors import PropertyError
 from taps_core.model.layers import Offer
-from taps_core.model.properties import Preference, TransportProperties, ValueType, find_property
-from taps_core.model.security import (
-    Certificate,
-    SecurityMode,
-    SecurityParameters,
-    security_parameter,
-)
+from taps_core.model.security import SecurityMode
 from taps_core.planning.candidates import chooses_paths
 from taps_core.planning.selection import By, Selector
 from taps_core.runtime.blueprint import with_protocols
@@ -30,6 +22,7 @@ if TYPE_CHECKING:
 
     from taps_core.cli.output import Output, Row
     from taps_core.model.layers import FramerDefinition, SecurityLayer
+    from taps_core.model.security import SecurityParameters
     from taps_core.planning.paths import PathSelection
     from taps_core.planning.selection import Ranked, Selection, Why
     from taps_core.runtime.registry import Registry
@@ -53,21 +46,20 @@ def explain(registry: Registry, output: Output, arguments: argparse.Namespace) -
         PluginError: No framer of a name.
         EstablishmentError: What is asked for contradicts itself.
     """
-    security = _security(arguments.security, arguments.parameters)
-    framers = [registry.framer(name) for name in arguments.framer]
-    properties = _properties(registry, arguments)
+    asked = demands(registry, arguments)
+    security = asked.security
     selection = Selector(registry).select(
-        properties,
+        asked.properties,
         role=arguments.role,
         security=security,
-        local=LocalEndpoint.coerce_all(arguments.local),
-        remote=RemoteEndpoint.coerce_all(arguments.remote),
-        framers=framers,
+        local=asked.local,
+        remote=asked.remote,
+        framers=asked.framers,
     )
-    asked = {name: properties.get(name) for name in ("interface", "pvd")}
-    if chooses_paths(asked):
-        selection = selection.on_paths(Paths().choose(asked))
-    offers = _offers(selection, security, framers)
+    wanted = {name: asked.properties.get(name) for name in ("interface", "pvd")}
+    if chooses_paths(wanted):
+        selection = selection.on_paths(Paths().choose(wanted))
+    offers = _offers(selection, security, asked.framers)
     if arguments.json:
         told = selection.as_json()
         told["offers"] = {
@@ -198,101 +190,7 @@ def _print_offer(output: Output, layer: SecurityLayer, offer: Offer | str | None
         output.text("As long as it refuses anything, no Connection comes to be.", Tone.BAD)
 
 
-# -- from the command line to a Preconnection's values
-
-
-def _security(mode: str, assignments: Sequence[str]) -> SecurityParameters:
-    if mode == "disabled":
-        security = SecurityParameters.disabled()
-    elif mode == "opportunistic":
-        security = SecurityParameters.opportunistic()
-    else:
-        security = SecurityParameters()
-    for assignment in assignments:
-        name, equals, text = assignment.partition("=")
-        if not equals:
-            raise PropertyError(f"--parameter {assignment}: say NAME=VALUE")
-        name = security_parameter(name)
-        value = _parameter(name, text)
-        if isinstance(value, list):  # said again, there is more of it
-            value = [*security.get(name), *value]
-        security.set(name, value)
-    return security
-
-
-def _parameter(name: str, text: str) -> Any:
-    """What ``text`` stands for; what it cannot be is left for the parameter to refuse."""
-    match name:
-        case "context":
-            raise PropertyError("context: an object of a program's, which no text stands for")
-        case "preSharedKey":
-            # Secrets are not for command lines, and nothing is sent.
-            return b"(not asked for)", text
-        case "maxCachedSessions" | "cachedSessionLifetimeSeconds":
-            return _guessed(text)
-        case "serverCertificate" | "clientCertificate":
-            chain, comma, key = text.partition(",")
-            return [Certificate(chain, key if comma else None)]
-        case _:
-            return [each.strip() for each in text.split(",")]
-
-
-def _properties(registry: Registry, arguments: argparse.Namespace) -> TransportProperties:
-    properties = TransportProperties()
-    if arguments.profile is not None:
-        getattr(properties, arguments.profile.replace("-", "_"))()
-    for assignment in arguments.values:
-        name, equals, text = assignment.partition("=")
-        if not equals:
-            raise PropertyError(f"--set {assignment}: say NAME=VALUE")
-        properties.set(name, _value(registry, name, text))
-    for preference in (
-        Preference.REQUIRE,
-        Preference.PREFER,
-        Preference.AVOID,
-        Preference.PROHIBIT,
-    ):
-        verb = preference.name.lower()
-        for given in getattr(arguments, verb):
-            name, equals, which = given.partition("=")
-            if equals:
-                # The canonical name is what the method takes as a keyword.
-                getattr(properties, verb)(**{find_property(name).name: which})
-            else:
-                getattr(properties, verb)(name)
-    return properties
-
-
-def _value(registry: Registry, name: str, text: str) -> Any:
-    """What ``text`` stands for; what it cannot be is left for the property to refuse."""
-    definitions = registry.properties.values()
-    if "." in name and not any(each.name.lower() == name.lower() for each in definitions):
-        return _guessed(text)
-    definition = find_property(name, definitions)
-    match definition.value_type:
-        case ValueType.BOOLEAN | ValueType.INTEGER | ValueType.NUMERIC:
-            return _guessed(text)
-        case ValueType.PREFERENCE_SET:
-            # "require:wlan0,avoid:cellular"
-            return [tuple(pair.strip().split(":", 1)) for pair in text.split(",")]
-        case _:
-            return text
-
-
-def _guessed(text: str) -> Any:
-    word = text.strip().lower()
-    if word in ("true", "yes", "on"):
-        return True
-    if word in ("false", "no", "off"):
-        return False
-    if word in ("inf", "disabled", "unlimited"):
-        return math.inf
-    for number in (int, float):
-        try:
-            return number(word)
-        except ValueError:
-            continue
-    return text
+# -- for programs
 
 
 def _unlimited(value: object) -> str:

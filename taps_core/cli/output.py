@@ -9,17 +9,33 @@ from __future__ import annotations
 import os
 import textwrap
 from abc import ABC, abstractmethod
+from contextlib import contextmanager, nullcontext
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Generator, Sequence
+    from contextlib import AbstractContextManager
     from typing import Any, TextIO
 
-__all__ = ["WIDTH", "Cell", "Output", "Plain", "Rich", "Row", "Tone", "output_for", "printable"]
+__all__ = [
+    "WIDTH",
+    "Cell",
+    "Output",
+    "Plain",
+    "Rich",
+    "Row",
+    "Show",
+    "Tone",
+    "output_for",
+    "printable",
+]
 
 #: Columns that everything fits into.
 WIDTH: Final = 80
+
+#: Columns that a picture takes at most: beyond that the eye does not find its way across.
+_WIDEST: Final = 140
 
 _GAP: Final = 2
 
@@ -31,6 +47,7 @@ class Tone(StrEnum):
     GOOD = "green"
     CAREFUL = "yellow"
     BAD = "red"
+    NOTE = "cyan"
     FAINT = "dim"
     STRONG = "bold"
 
@@ -43,6 +60,7 @@ class Cell(NamedTuple):
 
 
 Row: TypeAlias = "Sequence[Cell | str]"
+Show: TypeAlias = "Callable[[Sequence[Sequence[Cell]]], None]"
 
 
 def printable(text: str) -> str:
@@ -65,6 +83,22 @@ class Output(ABC):
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """Columns that a picture may take."""
+
+    @abstractmethod
+    def line(self, pieces: Sequence[Cell]) -> None:
+        """Pieces of a picture beside each other, spaces and all; they have to fit."""
+
+    def live(self) -> AbstractContextManager[Show | None]:
+        """While a picture changes: what shows it as it is now, in place of what was shown.
+
+        ``None``: here it cannot be shown until it is finished. At the end it vanishes.
+        """
+        return nullcontext()
 
     @abstractmethod
     def heading(self, text: str = "", *, name: str = "") -> None:
@@ -121,6 +155,15 @@ class Plain(Output):
     def _print(self, line: str = "") -> None:
         self._begun = True
         self.stream.write(f"{line.rstrip()}\n")
+
+    @property
+    def width(self) -> int:
+        """Always the same."""
+        return WIDTH
+
+    def line(self, pieces: Sequence[Cell]) -> None:
+        """Without tones."""
+        self._print("".join(piece.text for piece in pieces))
 
     def heading(self, text: str = "", *, name: str = "") -> None:
         """In capitals."""
@@ -185,17 +228,37 @@ def _indent_of(line: str) -> int:
 class Rich(Output):
     """Tables and colours by rich, as wide as the terminal."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, **console: Any) -> None:
         super().__init__(stream)
         from rich.console import Console
 
         # No markup, emoji or highlighting: text is text.
-        self._console: Any = Console(file=stream, markup=False, emoji=False, highlight=False)
+        self._console: Any = Console(
+            file=stream, markup=False, emoji=False, highlight=False, **console
+        )
         self._begun = False
 
     def _print(self, what: Any = "") -> None:
         self._begun = True
         self._console.print(what)
+
+    @property
+    def width(self) -> int:
+        """That of the terminal, at most :data:`_WIDEST`."""
+        return min(int(self._console.width), _WIDEST)
+
+    def line(self, pieces: Sequence[Cell]) -> None:
+        """In colours."""
+        self._print(self._assembled(pieces))
+
+    @contextmanager
+    def live(self) -> Generator[Show]:
+        """The last lines of the terminal, as many as fit."""
+        from rich.console import Group
+        from rich.live import Live
+
+        with Live(console=self._console, auto_refresh=False, transient=True) as live:
+            yield lambda lines: live.update(Group(*map(self._assembled, lines)), refresh=True)
 
     def heading(self, text: str = "", *, name: str = "") -> None:
         """Bold."""
@@ -241,6 +304,14 @@ class Rich(Output):
         for row in rows:
             table.add_row(*(self._styled(cell) for cell in row))
         self._print(Padding(table, (0, 0, 0, indent), expand=False))
+
+    @staticmethod
+    def _assembled(pieces: Sequence[Cell]) -> Any:
+        from rich.text import Text
+
+        return Text.assemble(
+            *((piece.text, str(piece.tone)) for piece in pieces), no_wrap=True, overflow="crop"
+        )
 
     @staticmethod
     def _styled(cell: Cell | str) -> Any:

@@ -78,8 +78,9 @@ class Attempt:
 
         ``what``, ``started``, ``connected``, ``ended``, ``outcome``, and ``error``, a
         sentence or ``None``. Of a Connection's attempts also ``stack``, ``path``,
-        ``remote``, ``local`` (or ``None``: the system chose) and ``failover``: how many
-        classes of other security had to fail before it could begin.
+        ``remote``, ``local`` (or ``None``: the system chose), ``failover``: how many
+        classes of other security had to fail before it could begin, and ``silent``: whether
+        it is established without a word from the peer, and so proves nothing.
         """
         parts = {} if isinstance(self._tried, str) else self._tried.as_json()
         return {
@@ -157,7 +158,7 @@ class EstablishmentReport(Sequence[Attempt]):
             ``"cancelled"`` (the application gave up).
         error: Why it failed, one line; ``None`` otherwise.
         resolutions: Names that were resolved, in order of start. Addresses need none.
-        untried: How many candidates were there whose turn had not come.
+        waiting: Candidates whose turn had not come when it ended, the best first.
     """
 
     __slots__ = (
@@ -168,7 +169,7 @@ class EstablishmentReport(Sequence[Attempt]):
         "error",
         "outcome",
         "resolutions",
-        "untried",
+        "waiting",
     )
 
     def __init__(self, began: float) -> None:
@@ -177,7 +178,7 @@ class EstablishmentReport(Sequence[Attempt]):
         self.outcome = "running"
         self.error: str | None = None
         self.resolutions: Sequence[Resolution] = ()
-        self.untried = 0
+        self.waiting: Sequence[Tried] = ()
         self._attempts: Sequence[Attempt] = []
         self._watchers: tuple[Watcher, ...] = ()
 
@@ -208,6 +209,11 @@ class EstablishmentReport(Sequence[Attempt]):
         """What was tried so far, in order of start."""
         return tuple(self._attempts)
 
+    @property
+    def untried(self) -> int:
+        """How many candidates were there whose turn had not come."""
+        return len(self.waiting)
+
     def watch(self, watcher: Watcher) -> None:
         """Call ``watcher(changed)`` whenever something has changed, from now to the end.
 
@@ -224,8 +230,9 @@ class EstablishmentReport(Sequence[Attempt]):
         """The same as values that ``json`` can write; times in seconds since the beginning.
 
         ``outcome``, ``ended``, ``error``, ``untried``, ``resolutions`` and ``attempts``:
-        lists of what :meth:`Resolution.as_json` and :meth:`Attempt.as_json` say. Keys may
-        be added in time; none changes its meaning.
+        lists of what :meth:`Resolution.as_json` and :meth:`Attempt.as_json` say; and
+        ``waiting``, a list of what an attempt says of its candidate. Keys may be added in
+        time; none changes its meaning.
         """
         return {
             "outcome": self.outcome,
@@ -234,6 +241,7 @@ class EstablishmentReport(Sequence[Attempt]):
             "untried": self.untried,
             "resolutions": [each.as_json() for each in self.resolutions],
             "attempts": [each.as_json() for each in self],
+            "waiting": [{"what": each.what, **each.as_json()} for each in self.waiting],
         }
 
     def __str__(self) -> str:

@@ -143,6 +143,8 @@ class Leaf:
             "remote": _place(self.remote),
             "local": None if local is None else local.ip_address or local.interface or str(local),
             "failover": self.group,
+            # Not what it was told: one that nothing races against was told nothing.
+            "silent": not self.stack.handshakes,
         }
 
     def __repr__(self) -> str:

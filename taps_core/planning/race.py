@@ -223,9 +223,9 @@ class RacePlanner:
         return [leaf for leaf, attempt in self._begun.items() if attempt.outcome == "running"]
 
     @property
-    def untried(self) -> int:
-        """How many leaves were never started."""
-        return len(self._nodes) - len(self._begun)
+    def waiting(self) -> tuple[Leaf, ...]:
+        """Leaves that were never started, in the order in which they were given."""
+        return tuple(leaf for leaf in self._nodes if leaf not in self._begun)
 
     @property
     def failed(self) -> bool:

@@ -203,7 +203,7 @@ async def _race(
         try:
             leaf, flow = await race(planner, attempt, late=late, changed=report.tell)
         finally:
-            report.untried = planner.untried
+            report.waiting = planner.waiting
     if leaf in offered and offered[leaf].taken and connection._early is not None:
         connection._early.done = True
     return Won(flow, leaf.stack, asked[leaf], leaf)

@@ -56,6 +56,7 @@ def test_a_race_that_was_won_says_what_was_tried_and_when(virtual_run: VirtualRu
                 "untried",
                 "resolutions",
                 "attempts",
+                "waiting",
             ]
             assert (told["outcome"], told["ended"]) == ("ready", near(0.35))
             assert (told["error"], told["untried"]) == (None, 0)
@@ -68,6 +69,7 @@ def test_a_race_that_was_won_says_what_was_tried_and_when(virtual_run: VirtualRu
                 "remote": "[2001:db8::1]:7000",
                 "local": None,
                 "failover": 0,
+                "silent": False,
                 "started": 0.0,
                 "connected": None,
                 "ended": near(0.35),
@@ -86,13 +88,17 @@ def test_a_race_that_was_won_says_what_was_tried_and_when(virtual_run: VirtualRu
     virtual_run(scenario)
 
 
-def test_what_was_never_started_is_counted(virtual_run: VirtualRun) -> None:
+def test_what_was_never_started_is_counted_and_named(virtual_run: VirtualRun) -> None:
     async def scenario(net: VirtualNetwork) -> None:
         dual_stack(net)
         await net.serve(SERVER, until_the_end, framers="line")
         async with initiate() as connection:
-            assert len(connection.report) == 1
-            assert connection.report.untried == 1
+            report = connection.report
+            assert len(report) == 1
+            assert report.untried == 1
+            (waiting,) = report.as_json()["waiting"]
+            assert waiting["what"] == "line/VIRTUAL-STREAM to 192.0.2.1:7000"
+            assert waiting["remote"] == "192.0.2.1:7000"
 
     virtual_run(scenario)
 
