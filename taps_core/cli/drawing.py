@@ -35,14 +35,26 @@ class Glyphs(NamedTuple):
 
 
 UNICODE: Final = Glyphs(
-    {Phase.ASKING: "░", Phase.DELAY: "┄", Phase.CONNECTING: "━", Phase.HANDSHAKE: "▓"},
+    {
+        Phase.ASKING: "░",
+        Phase.DELAY: "┄",
+        Phase.OPENING: "╍",
+        Phase.CONNECTING: "━",
+        Phase.HANDSHAKE: "▓",
+    },
     {Fate.WON: "✓", Fate.FAILED: "✗", Fate.CANCELLED: "┤", Fate.RUNNING: "▸"},
     "◆",
     "─",
     "┬",
 )
 ASCII: Final = Glyphs(
-    {Phase.ASKING: "?", Phase.DELAY: ".", Phase.CONNECTING: "-", Phase.HANDSHAKE: "="},
+    {
+        Phase.ASKING: "?",
+        Phase.DELAY: ".",
+        Phase.OPENING: "~",
+        Phase.CONNECTING: "-",
+        Phase.HANDSHAKE: "=",
+    },
     {Fate.WON: "V", Fate.FAILED: "X", Fate.CANCELLED: "|", Fate.RUNNING: ">"},
     "o",
     "-",
@@ -51,6 +63,7 @@ ASCII: Final = Glyphs(
 _PHASES: Final = {
     Phase.ASKING: Tone.NOTE,
     Phase.DELAY: Tone.FAINT,
+    Phase.OPENING: Tone.NOTE,
     Phase.CONNECTING: Tone.NOTE,
     Phase.HANDSHAKE: Tone.CAREFUL,
 }
@@ -61,12 +74,6 @@ _FATES: Final = {
     Fate.CANCELLED: Tone.FAINT,
     Fate.FOUND: Tone.NONE,
     Fate.UNTRIED: Tone.FAINT,
-}
-_MEANINGS: Final = {
-    Fate.WON: "ready, and won",
-    Fate.FAILED: "failed",
-    Fate.CANCELLED: "closed, as another had won or all was over",
-    Fate.RUNNING: "not over",
 }
 
 
@@ -215,7 +222,7 @@ def _legend(fall: Waterfall, glyphs: Glyphs, width: int) -> list[Sequence[Cell]]
     entries = [(Cell(glyphs.phases[each] * 2, _PHASES[each]), each.value) for each in fall.phases]
     if fall.arrivals:
         entries.append((Cell(glyphs.arrival, Tone.GOOD), "an address came"))
-    entries += [(Cell(glyphs.ends[each], _FATES[each]), _MEANINGS[each]) for each in fall.fates]
+    entries += [(Cell(glyphs.ends[each], _FATES[each]), each.meaning) for each in fall.fates]
     lines: list[Sequence[Cell]] = []
     line: list[Cell] = []
     used = 0

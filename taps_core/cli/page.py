@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 from taps_core.cli.output import printable
@@ -40,6 +41,7 @@ _LEGEND: Final = 22
 _CLASSES: Final = {
     Phase.ASKING: "asking",
     Phase.DELAY: "delay",
+    Phase.OPENING: "opening",
     Phase.CONNECTING: "connecting",
     Phase.HANDSHAKE: "handshake",
 }
@@ -58,13 +60,6 @@ _SIGNS: Final = {
     Fate.CANCELLED: "M0 -7 L0 7",
     Fate.RUNNING: "M-3 -5 L3 0 L-3 5",
 }
-_MEANINGS: Final = {
-    Fate.WON: "ready, and won",
-    Fate.FAILED: "failed",
-    Fate.CANCELLED: "closed, as another had won or all was over",
-    Fate.RUNNING: "not over",
-}
-
 _COLOURS: Final = """\
 .taps{--paper:#fff;--text:#1a1f27;--faint:#5d6673;--grid:#e3e6eb;--band:#eaf6ee;
 --asking:#8b96a8;--connecting:#2c6fd6;--handshake:#b45f06;--good:#13773d;--bad:#b3261e}
@@ -84,11 +79,12 @@ _FIGURE: Final = """\
 .taps .grid{stroke:var(--grid);stroke-width:1}
 .taps .band{fill:var(--band)}
 .taps .asking{fill:var(--asking)}
-.taps .connecting{fill:var(--connecting)}
+.taps .opening,.taps .connecting{fill:var(--connecting)}
 .taps .handshake{fill:var(--handshake)}
 .taps .lost{opacity:.55}
 .taps .delay{stroke:var(--faint);stroke-width:1.6;stroke-dasharray:2 4;stroke-linecap:round}
-.taps .sign{fill:none;stroke:var(--faint);stroke-width:2.4;stroke-linecap:round;stroke-linejoin:round}
+.taps .sign{fill:none;stroke:var(--faint);stroke-width:2.4;
+stroke-linecap:round;stroke-linejoin:round}
 .taps .halo{fill:none;stroke:var(--paper);stroke-width:6.5;stroke-linecap:round}
 .taps .sign.won{stroke:var(--good)}
 .taps .sign.failed{stroke:var(--bad)}
@@ -116,7 +112,7 @@ figure svg{display:block;width:100%;min-width:660px;height:auto}
 table{border-collapse:collapse;width:100%}
 th,td{text-align:left;vertical-align:top;padding:.4rem .75rem .4rem 0;
 border-top:1px solid var(--grid);overflow-wrap:anywhere}
-thead th{border-top:0;color:var(--faint);font-weight:600;font-size:.85rem}
+thead th{border-top:0;white-space:nowrap;color:var(--faint);font-weight:600;font-size:.85rem}
 td.at{white-space:nowrap;text-align:right;font-variant-numeric:tabular-nums}
 td.won{color:var(--good);font-weight:600}
 td.failed{color:var(--bad);font-weight:600}
@@ -177,7 +173,7 @@ def _steps(rows: Sequence[Row]) -> str:
         fate = _FATES[row.fate]
         lines.append(
             f'<tr><th scope="row">{_escaped(row.mark)}</th><td class="at">{at}</td>'
-            f"<td><b>{_escaped(row.label)}</b> {_escaped(row.story)}</td>"
+            f"<td><b>{_escaped(row.label)}</b> {_unbroken(_escaped(row.story))}</td>"
             f'<td class="fate {fate}">{_escaped(row.result)}</td></tr>\n'
         )
     return f"""\
@@ -189,6 +185,11 @@ def _steps(rows: Sequence[Row]) -> str:
 {"".join(lines)}</tbody>
 </table>
 """
+
+
+def _unbroken(escaped: str) -> str:
+    """No line ends between a number and its unit."""
+    return re.sub(r"(\d) (m?s)\b", r"\1&nbsp;\2", escaped)
 
 
 def _escaped(text: str) -> str:
@@ -210,6 +211,12 @@ def figure(fall: Waterfall, *, inline: bool = False) -> str:
     legend, height = _legend(fall, chart_end + 34)
     body = "".join(
         [
+            *(
+                f'<rect class="band" x="0" y="{_TOP + _ROW * index}" width="{_WIDTH}" '
+                f'height="{_ROW - 4}" rx="6"/>\n'
+                for index, row in enumerate(fall.rows)
+                if row.fate is Fate.WON
+            ),
             _grid(fall, chart_end),
             *(_row(fall, row, _TOP + _ROW * index) for index, row in enumerate(fall.rows)),
             legend,
@@ -267,14 +274,10 @@ def _row(fall: Waterfall, row: Row, top: int) -> str:
     room = _LABELS - _MARK - 16
     title, place = printable(row.title), printable(row.place)
     parts = ["<g>\n", f"<title>{_escaped(row.label)}. {_escaped(row.story)}</title>\n"]
-    if row.fate is Fate.WON:
-        parts.append(
-            f'<rect class="band" x="0" y="{top}" width="{_WIDTH}" height="{_ROW - 4}" rx="6"/>\n'
-        )
     ring = 9 if row.kind is not Kind.WAITING else 0
     if ring:
         parts.append(f'<circle class="ring" cx="16" cy="{middle}" r="{ring}"/>\n')
-    mark = row.mark if ring else "–"
+    mark = row.mark if ring else "-"
     parts.append(
         f'<text class="mark" x="16" y="{middle + 4.5}">{_escaped(mark)}</text>\n'
         f'<text class="title {fate if row.fate is Fate.UNTRIED else ""}" x="{_MARK}" '
@@ -316,7 +319,8 @@ def _bar(fall: Waterfall, row: Row, bar: Bar, middle: int) -> str:
 
 _DOING: Final = {
     Phase.ASKING: "asking",
-    Phase.DELAY: "head start",
+    Phase.DELAY: "waited",
+    Phase.OPENING: "opening",
     Phase.CONNECTING: "connecting",
     Phase.HANDSHAKE: "handshake",
 }
@@ -327,13 +331,17 @@ def _captions(fall: Waterfall, row: Row, middle: int) -> str:
     delay = [bar for bar in row.bars if bar.phase is Phase.DELAY]
     doing = [bar for bar in row.bars if bar.phase is not Phase.DELAY]
     text = ", ".join(f"{_DOING[bar.phase]} {in_ms(bar.end - bar.start)}" for bar in doing)
+    if row.error:
+        text = shortened(f"{text}: {printable(row.error)}", int((_CHART + _RESULTS) / _SMALL) - 1)
     left, right = _x(fall, doing[0].start), _x(fall, doing[-1].end)
     size = columns(text) * _SMALL
     anchor, x = "start", left
-    if left + size > _LABELS + _CHART + 6:
-        anchor, x, left = "end", max(right, _LABELS + size), max(right, _LABELS + size) - size
+    if left + size > _WIDTH - _RESULTS + 6:
+        anchor, x = "end", max(right, _LABELS + size)
+        left = x - size
     parts = [
-        f'<text class="small" x="{x}" y="{middle + 20}" text-anchor="{anchor}">{text}</text>\n'
+        f'<text class="small" x="{round(x, 1)}" y="{middle + 20}" text-anchor="{anchor}">'
+        f"{html.escape(text)}</text>\n"
     ]
     for bar in delay:
         text = f"{_DOING[bar.phase]} {in_ms(bar.end - bar.start)}"
@@ -360,11 +368,11 @@ def _legend(fall: Waterfall, top: int) -> tuple[str, int]:
         entries.append(('<circle class="arrival" cx="11" cy="0" r="4"/>', "an address came"))
     for fate in fall.fates:
         sign = f'<path class="sign {_FATES[fate]}" d="{_SIGNS[fate]}" transform="translate(11 0)"/>'
-        entries.append((sign, _MEANINGS[fate]))
+        entries.append((sign, fate.meaning))
     parts: list[str] = []
     x, y = 12.0, float(top)
     for sign, meaning in entries:
-        size = 30 + columns(meaning) * _TITLE + 14
+        size = 30 + columns(meaning) * _SMALL + 22
         if x + size > _WIDTH and x > 12:
             x, y = 12.0, y + _LEGEND
         parts.append(

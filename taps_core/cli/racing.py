@@ -156,7 +156,7 @@ class _Race:
         self.report = connection.report
         try:
             async with self.shown(connection.report, quiet=quiet):
-                await connection
+                connection = await connection
         except EstablishmentError as error:
             self.error = error
             return

@@ -38,6 +38,8 @@ _AT_ONCE: Final = 0.005
 _NEVER: Final = 1e9
 #: Addresses of one name that a sentence lists.
 _LISTED: Final = 6
+#: Candidates that were never tried and have a row of their own.
+_WAITING: Final = 6
 #: Milliseconds below which tenths are of interest.
 _SHORT: Final = 9.95
 #: Seconds from which on milliseconds are not.
@@ -52,20 +54,30 @@ class Phase(Enum):
     """What is done meanwhile. The value explains it."""
 
     ASKING = "asking for addresses"
-    DELAY = "head start of the attempt before"
+    DELAY = "waiting, as the attempt before has a head start"
+    OPENING = "getting ready without the peer"
     CONNECTING = "connecting"
     HANDSHAKE = "connected; handshake above it, such as TLS"
 
 
 class Fate(Enum):
-    """How something ended. The value says it in a word or two."""
+    """How something ended. The value says it in a word or two, ``meaning`` in a legend."""
 
-    RUNNING = "running"
-    WON = "won"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-    FOUND = "found"
-    UNTRIED = "never tried"
+    RUNNING = ("running", "not over")
+    WON = ("won", "ready")
+    FAILED = ("failed", "failed")
+    CANCELLED = ("cancelled", "closed, as another had won or all was over")
+    FOUND = ("found", "found")
+    UNTRIED = ("never tried", "never tried")
+
+    meaning: str
+
+    def __new__(cls, word: str, meaning: str) -> Fate:
+        """The value is the word."""
+        fate = object.__new__(cls)
+        fate._value_ = word
+        fate.meaning = meaning
+        return fate
 
 
 class Kind(Enum):
@@ -97,6 +109,7 @@ class Row:
         bars: In order of time; empty if it was never tried.
         arrivals: When addresses came.
         story: What happened, in sentences.
+        error: What ended it, as its layer said it; may be empty.
     """
 
     kind: Kind
@@ -108,6 +121,7 @@ class Row:
     bars: tuple[Bar, ...]
     arrivals: tuple[float, ...]
     story: str
+    error: str = ""
 
     @property
     def label(self) -> str:
@@ -324,6 +338,8 @@ class _Report:
             _Candidate(_mapping(each, "what waits"), "what waits")
             for each in _list(fields, "waiting")
         ]
+        #: Whether there was more than one way to go.
+        self.raced = len(self.attempts) + len(self.waiting) > 1
         records: list[_Name | _Attempt] = [*self.names, *self.attempts]
         latest = max([self.ended or 0.0, *(time for each in records for time in each.times)])
         self.now = latest if now is None or self.ended is not None else max(now, latest)
@@ -341,20 +357,20 @@ class _Report:
             fate.get(self.outcome, Fate.RUNNING),
             self.ended,
             max(self.now, 0.001),
-            (*begun, *map(self.waiting_row, self.waiting)),
+            (*begun, *self.waiting_rows()),
         )
 
     # -- in all
 
     def headline(self) -> str:
-        took = in_ms(self.now)
+        took, winner = in_ms(self.now), self.winner
         match self.outcome:
-            case "ready" if self.winner is None:
-                return f"Ready after {took}"
-            case "ready" if self.winner.silent:
-                return f"Ready after {took}, without a word from the peer: {self.winner.what}"
             case "ready":
-                return f"Connected after {took}: {self.winner.what}"
+                if winner is None:
+                    return f"Ready after {took}"
+                if winner.silent:
+                    return f"Ready after {took}, without a word from the peer: {winner.what}"
+                return f"Connected after {took}: {winner.what}"
             case "failed":
                 why = f": {self.error}" if self.error else ""
                 return f"Not connected, after {took}{why}"
@@ -364,7 +380,7 @@ class _Report:
                 return f"Connecting, for {took} so far"
 
     def lead(self) -> str:
-        if len(self.attempts) + len(self.waiting) <= 1:
+        if not self.raced:
             return ""
         return (
             "There are several ways to the peer. They are tried one after another, each with a "
@@ -394,6 +410,7 @@ class _Report:
             (Bar(Phase.ASKING, name.started, max(end, name.started)),),
             tuple(dict.fromkeys(at for at, _ in name.found)),
             self.name_story(name, over=over),
+            name.error,
         )
 
     def name_story(self, name: _Name, *, over: bool) -> str:
@@ -413,8 +430,11 @@ class _Report:
         if name.outcome == "failed":
             parts.append(_ended(f"That failed after {took}", name.error))
         elif name.outcome == "cancelled":
-            parts.append(f"Nothing more was needed after {took}." if name.found else _ended(
-                f"There was no answer in {took}", name.error))
+            parts.append(
+                f"Nothing more was needed after {took}."
+                if name.found
+                else _ended(f"There was no answer in {took}", name.error)
+            )
         elif not over:
             parts.append("More may come." if name.found else f"No answer in {took} so far.")
         return " ".join(parts)
@@ -431,7 +451,8 @@ class _Report:
             bars.append(Bar(Phase.DELAY, anchor, attempt.started))
         connected = attempt.connected
         if connected is None:
-            bars.append(Bar(Phase.CONNECTING, attempt.started, end))
+            phase = Phase.OPENING if attempt.silent else Phase.CONNECTING
+            bars.append(Bar(phase, attempt.started, end))
         else:
             connected = min(max(connected, attempt.started), end)
             bars.append(Bar(Phase.CONNECTING, attempt.started, connected))
@@ -442,10 +463,11 @@ class _Report:
             attempt.stack,
             attempt.place,
             fate,
-            fate.value,
+            "ready" if fate is Fate.WON and not self.raced else fate.value,
             tuple(bars),
             (),
             f"{cause} {self.outcome_of(attempt, end)}",
+            attempt.error,
         )
 
     def cause(self, attempt: _Attempt) -> tuple[str, float | None]:
@@ -461,7 +483,10 @@ class _Report:
             before = self.attempts[: self.attempts.index(attempt)]
             if before:
                 return f"Tried at the same time as attempt {before[0].mark}.", None
-            return "Tried first, as soon as its address was known." if known else "Tried first.", None
+            return (
+                "Tried first, as soon as its address was known." if known else "Tried first.",
+                None,
+            )
         failed = [
             each
             for each in self.attempts[: self.attempts.index(attempt)]
@@ -493,6 +518,7 @@ class _Report:
         took = in_ms(end - attempt.started)
         connected = attempt.connected
         won = self.winner
+        winning = ", and won" if self.raced else ""
         if connected is not None:
             above = in_ms(max(end - connected, 0))
             begun = f"It was connected after {in_ms(max(connected - attempt.started, 0))}"
@@ -503,11 +529,13 @@ class _Report:
                     "whether anybody is there is not known."
                 )
             case "ready" if connected is not None:
-                return f"{begun}, and the handshake above took {above} more: it was ready, and won."
+                return f"{begun}, and the handshake above took {above} more: it was ready{winning}."
             case "ready":
-                return f"It was ready after {took}, and won."
+                return f"It was ready after {took}{winning}."
             case "failed" if connected is not None:
-                return _ended(f"{begun}, but {above} later the handshake above failed", attempt.error)
+                return _ended(
+                    f"{begun}, but {above} later the handshake above failed", attempt.error
+                )
             case "failed":
                 return _ended(f"It failed after {took}", attempt.error)
             case "cancelled":
@@ -528,21 +556,20 @@ class _Report:
             case _:
                 return f"Nothing has come of it in {took} so far."
 
-    def waiting_row(self, candidate: _Candidate) -> Row:
+    def waiting_rows(self) -> list[Row]:
         why = "All was over before its turn came."
         if self.winner is not None:
             why = f"Attempt {self.winner.mark} won before its turn came."
-        return Row(
-            Kind.WAITING,
-            "-",
-            candidate.stack,
-            candidate.place,
-            Fate.UNTRIED,
-            Fate.UNTRIED.value,
-            (),
-            (),
-            f"Never tried. {why}",
-        )
+        shown = [(each.stack, each.place) for each in self.waiting[:_WAITING]]
+        if len(self.waiting) > _WAITING + 1:
+            shown.append((f"{len(self.waiting) - _WAITING} more like these", ""))
+        else:
+            shown += [(each.stack, each.place) for each in self.waiting[_WAITING:]]
+        untried = Fate.UNTRIED
+        return [
+            Row(Kind.WAITING, "-", stack, place, untried, untried.value, (), (), why)
+            for stack, place in shown
+        ]
 
 
 def _ended(sentence: str, error: str) -> str:
