@@ -12,7 +12,7 @@ import math
 import unicodedata
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -72,7 +72,7 @@ class Fate(Enum):
 
     meaning: str
 
-    def __new__(cls, word: str, meaning: str) -> Fate:
+    def __new__(cls, word: str, meaning: str) -> Self:
         """The value is the word."""
         fate = object.__new__(cls)
         fate._value_ = word
