@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from taps_core.cli.output import Output
-    from taps_core.cli.waterfall import Bar, Row, Waterfall
+    from taps_core.cli.waterfall import Row, Waterfall
 
 __all__ = ["ASCII", "UNICODE", "Glyphs", "draw", "glyphs_for", "picture"]
 
@@ -107,7 +107,7 @@ def draw(output: Output, fall: Waterfall) -> None:
         ("", ""),
         [
             (Cell(row.mark, _FATES[row.fate]), Cell(_told(row), _told_tone(row)))
-            for row in fall.rows
+            for row in fall.steps
         ],
     )
 
@@ -190,21 +190,16 @@ def _bars(row: Row, span: float, width: int, glyphs: Glyphs) -> list[Cell]:
     """Of exactly ``width`` columns."""
     signs: list[Cell] = [Cell(" ")] * width
     for bar in row.bars:
-        tone = _bar_tone(row, bar)
         first, last = (_column(time, span, width) for time in (bar.start, bar.end))
-        signs[first : last + 1] = [Cell(glyphs.phases[bar.phase], tone)] * (last + 1 - first)
+        signs[first : last + 1] = [Cell(glyphs.phases[bar.phase], _PHASES[bar.phase])] * (
+            last + 1 - first
+        )
     for at in row.arrivals:
         signs[_column(at, span, width)] = Cell(glyphs.arrival, Tone.GOOD)
     if row.bars and row.fate in glyphs.ends:
         end = Cell(glyphs.ends[row.fate], _FATES[row.fate])
         signs[_column(row.bars[-1].end, span, width)] = end
     return _joined(signs)
-
-
-def _bar_tone(row: Row, bar: Bar) -> Tone:
-    if row.fate is Fate.WON and bar.phase is not Phase.DELAY:
-        return Tone.GOOD
-    return _PHASES[bar.phase]
 
 
 def _joined(signs: Sequence[Cell]) -> list[Cell]:

@@ -138,7 +138,7 @@ def page(fall: Waterfall, told: Any) -> str:
     """
     lead = f"<p>{_escaped(fall.lead)}</p>\n" if fall.lead else ""
     picture = f"<figure>\n{figure(fall, inline=True)}</figure>\n" if fall.rows else ""
-    steps = _steps(fall.rows) if fall.rows else ""
+    steps = _steps(fall.steps) if fall.rows else ""
     return f"""\
 <!DOCTYPE html>
 <html lang="en" class="taps">
@@ -332,7 +332,7 @@ def _captions(fall: Waterfall, row: Row, middle: int) -> str:
     doing = [bar for bar in row.bars if bar.phase is not Phase.DELAY]
     text = ", ".join(f"{_DOING[bar.phase]} {in_ms(bar.end - bar.start)}" for bar in doing)
     if row.error:
-        text = shortened(f"{text}: {printable(row.error)}", int((_CHART + _RESULTS) / _SMALL) - 1)
+        text = shortened(f"{text}: {printable(row.error)}", int(_CHART / _SMALL))
     left, right = _x(fall, doing[0].start), _x(fall, doing[-1].end)
     size = columns(text) * _SMALL
     anchor, x = "start", left

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
@@ -36,6 +36,11 @@ _TOGETHER: Final = 0.001
 _AT_ONCE: Final = 0.005
 #: Seconds that no establishment takes: a file that says so is wrong.
 _NEVER: Final = 1e9
+#: Seconds that an axis is long, at least; and while it runs.
+_LEAST_SPAN: Final = 0.0001
+_LEAST_LIVE: Final = 0.25
+#: Numbers that are easy on the eye, below 10 and next above.
+_ROUND: Final = (1, 2, 5, 10, 20)
 #: Addresses of one name that a sentence lists.
 _LISTED: Final = 6
 #: Candidates that were never tried and have a row of their own.
@@ -171,11 +176,21 @@ class Waterfall:
         """Whether addresses came."""
         return any(row.arrivals for row in self.rows)
 
+    @property
+    def steps(self) -> tuple[Row, ...]:
+        """The rows as a tale: what was never tried is one of them, for the same reason."""
+        waiting = [row for row in self.rows if row.kind is Kind.WAITING]
+        if len(waiting) < 2:
+            return self.rows
+        names = ", ".join(row.label for row in waiting)
+        begun = self.rows[: len(self.rows) - len(waiting)]
+        return (*begun, replace(waiting[0], title=names, place=""))
+
     def ticks(self, most: int) -> list[float]:
         """Round times for the axis, in seconds, from 0; at most ``most``, but two at least."""
         least = self.span / max(most - 1, 1)
         power = 10.0 ** math.floor(math.log10(least))
-        step = next(each * power for each in (1, 2, 5, 10, 20) if each * power >= least * 0.999999)
+        step = next(each * power for each in _ROUND if each * power >= least * 0.999999)
         return [count * step for count in range(math.floor(self.span / step * 1.000001) + 1)]
 
 
@@ -356,7 +371,7 @@ class _Report:
             self.lead(),
             fate.get(self.outcome, Fate.RUNNING),
             self.ended,
-            max(self.now, 0.001),
+            max(self.now, _LEAST_SPAN) if self.ended is not None else _round_span(self.now),
             (*begun, *self.waiting_rows()),
         )
 
@@ -570,6 +585,13 @@ class _Report:
             Row(Kind.WAITING, "-", stack, place, untried, untried.value, (), (), why)
             for stack, place in shown
         ]
+
+
+def _round_span(now: float) -> float:
+    """While it runs the axis is longer than that, so that bars grow, and seldom shrink."""
+    longest = max(now, _LEAST_LIVE)
+    power = 10.0 ** math.floor(math.log10(longest))
+    return next(each * power for each in _ROUND if each * power >= longest)
 
 
 def _ended(sentence: str, error: str) -> str:
