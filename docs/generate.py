@@ -8,6 +8,8 @@ A test fails when what is written here and what stands in docs/reference differ.
 from __future__ import annotations
 
 import ast
+import functools
+import json
 import math
 import tomllib
 from collections import defaultdict
@@ -16,8 +18,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import taps_core as taps
 import taps_tcp
 import taps_udp
+from taps_core.cli.page import figure
+from taps_core.cli.waterfall import waterfall
 from taps_core.model.properties import (
     DSCP,
     EXTENSIONS,
@@ -30,7 +35,7 @@ from taps_core.model.properties import (
 from taps_core.planning import states
 from taps_core.planning.stacks import EVERYWHERE, Installed, Stack, compose
 from taps_core.runtime.registry import Registry
-from taps_core.testing import conformance
+from taps_core.testing import MemoryTLS, VirtualNetwork, VirtualStream, conformance, run
 from taps_core.testing.conformance import base, listeners, odd_moments, transports
 from taps_framers import LengthPrefix
 
@@ -439,6 +444,61 @@ def requirements_page() -> str:
     return "".join(parts)
 
 
+# -- a race to look at
+
+
+class Tcp(VirtualStream):
+    """What a virtual network has of TCP: nothing of it is secure."""
+
+    name = "tcp"
+    label = "TCP"
+    capabilities = VirtualStream.capabilities.but(protection=None)
+
+
+class Tls(MemoryTLS):
+    """A handshake of one round trip."""
+
+    name = "tls"
+    label = "TLS"
+
+
+@functools.cache
+def race() -> Mapping[str, Any]:
+    """The report of a race on a network where IPv6 is a black hole, as JSON has it."""
+    report: dict[str, Any] = {}
+
+    async def scenario(net: VirtualNetwork) -> None:
+        server = net.host("host.example", "2001:db8::1", "192.0.2.1", "192.0.2.2")
+        net.name("server.example", server, delay=0.02)
+        net.path(net.client, server, latency=0.03)
+        net.path(net.client, "2001:db8::1").blackhole()
+
+        async def serve(connection: taps.Connection[Any]) -> None:
+            async for _ in connection:
+                pass
+
+        def on(host: Any) -> taps.System:
+            return taps.System(plugins=[Tcp(host), Tls()], resolver=host.system.resolver)
+
+        here = taps.Preconnection(local="192.0.2.1:443", system=on(server))
+        there = taps.Preconnection(remote="server.example:443", system=on(net.client))
+        async with here.listen(serve), there.initiate() as connection:
+            report.update(connection.report.as_json())
+
+    run(scenario, seed=1)
+    return report
+
+
+def race_report() -> str:
+    """What an application would have saved."""
+    return json.dumps(race(), indent=2) + "\n"
+
+
+def race_picture() -> str:
+    """The picture of it."""
+    return figure(waterfall(race()))
+
+
 #: File below docs/ → what makes its content.
 PAGES: Final = {
     "conformance.md": requirements_page,
@@ -446,6 +506,8 @@ PAGES: Final = {
     "reference/effects.md": effects_page,
     "reference/states.md": states_page,
     "reference/conformance.md": conformance_page,
+    "how-to/a-race.json": race_report,
+    "how-to/a-race.svg": race_picture,
 }
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ _LEAST_CHART: Final = 28
 _LABELS: Final = 0.45
 _GAP: Final = 2
 #: Columns from one number at the axis to the next, at least.
-_TICK: Final = 7
+_TICK: Final = 6
 
 
 class Glyphs(NamedTuple):
