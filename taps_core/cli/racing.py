@@ -144,10 +144,10 @@ class _Race:
         """
         with contextlib.suppress(KeyboardInterrupt):  # the picture shows how far it came
             asyncio.run(self.perform(timeout, quiet=quiet))
-        report, error = self.report, self.error
-        if error is not None and not (report and report.resolutions):
-            raise error
-        assert report is not None
+        report = self.report
+        assert report is not None  # else this was left by an error
+        if self.error is not None and not (report.attempts or report.resolutions):
+            raise self.error
         return report.as_json(), DONE if report.outcome == "ready" else FAILED
 
     async def perform(self, timeout: float, *, quiet: bool) -> None:

@@ -166,39 +166,10 @@ class Page(HTMLParser):
 
 
 ELEMENTS = frozenset(
-    [
-        "html",
-        "head",
-        "meta",
-        "title",
-        "style",
-        "body",
-        "main",
-        "h1",
-        "h2",
-        "p",
-        "figure",
-        "svg",
-        "desc",
-        "g",
-        "rect",
-        "circle",
-        "line",
-        "path",
-        "text",
-        "table",
-        "thead",
-        "tbody",
-        "tr",
-        "th",
-        "td",
-        "b",
-        "details",
-        "summary",
-        "code",
-        "pre",
-        "footer",
-    ]
+    {"html", "head", "meta", "title", "style", "body", "main", "h1", "h2", "p", "figure"}
+    | {"svg", "desc", "g", "rect", "circle", "line", "path", "text"}
+    | {"table", "thead", "tbody", "tr", "th", "td", "b"}
+    | {"details", "summary", "code", "pre", "footer"}
 )
 
 
@@ -236,7 +207,7 @@ def test_the_page_tells_in_text_what_the_picture_shows() -> None:
     assert "connecting 48 ms, handshake 62 ms" in words
     assert "ready at 374 ms" in words
     # For those who hear it: the picture has a name and says what it shows.
-    named = dict((name, value) for tag, name, value in read.attributes if tag == "svg")
+    named = {name: value for tag, name, value in read.attributes if tag == "svg"}
     assert named["role"] == "img"
     assert named["aria-labelledby"] == "taps-title taps-told"
     assert ("html", "lang", "en") in read.attributes
