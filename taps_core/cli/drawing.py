@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from taps_core.cli.output import Output
     from taps_core.cli.waterfall import Row, Waterfall
 
-__all__ = ["ASCII", "UNICODE", "Glyphs", "draw", "glyphs_for", "picture"]
+__all__ = ["ASCII", "UNICODE", "Glyphs", "draw", "frame", "glyphs_for", "picture"]
 
 #: Columns that a chart has at least; if labels leave less, they stand above it.
 _LEAST_CHART: Final = 28
@@ -118,6 +118,12 @@ def _told(row: Row) -> str:
 
 def _told_tone(row: Row) -> Tone:
     return Tone.FAINT if row.fate is Fate.UNTRIED else Tone.NONE
+
+
+def frame(fall: Waterfall, width: int, glyphs: Glyphs) -> list[Sequence[Cell]]:
+    """What is shown of one that runs, as lines of at most ``width`` columns."""
+    head = Cell(shortened(printable(fall.headline), width), Tone.STRONG)
+    return [(head,), (), *picture(fall, width, glyphs)]
 
 
 def picture(fall: Waterfall, width: int, glyphs: Glyphs) -> list[Sequence[Cell]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from taps_core.cli.demands import demands
-from taps_core.cli.drawing import draw, glyphs_for, picture
+from taps_core.cli.drawing import draw, frame, glyphs_for
 from taps_core.cli.output import WIDTH, Cell, Plain, Tone
 from taps_core.cli.waterfall import NotAReport, in_ms, waterfall
 from taps_core.model.errors import ConnectionError, EstablishmentError, PropertyError
@@ -190,8 +190,7 @@ class _Race:
         while True:
             await asyncio.sleep(_FRAME)
             fall = waterfall(report.as_json(), now=loop.time() - report.began)
-            head = Cell(fall.headline, Tone.STRONG)
-            show([(head,), (), *picture(fall, self.output.width, glyphs)])
+            show(frame(fall, self.output.width, glyphs))
 
     def told(self) -> Callable[[Attempt | Resolution | EstablishmentReport], None]:
         """What prints a line for each thing that happens."""

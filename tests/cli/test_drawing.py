@@ -17,7 +17,7 @@ from reports import FAILED, HOLE, REPORTS, RUNNING, SIX, UDP, attempt, candidate
 from reports import name as named
 from reports import report as made
 
-from taps_core.cli.drawing import ASCII, UNICODE, draw, glyphs_for, picture
+from taps_core.cli.drawing import ASCII, UNICODE, draw, frame, glyphs_for, picture
 from taps_core.cli.output import WIDTH, Plain, Rich
 from taps_core.cli.page import figure, page
 from taps_core.cli.waterfall import columns, waterfall
@@ -79,9 +79,11 @@ def test_a_narrow_picture_has_its_labels_above_its_bars() -> None:
 
 
 @given(REPORTS, st.integers(20, 200))
-def test_a_picture_of_anything_fits(told: Any, width: int) -> None:
-    for line in lines(told, width):
-        assert columns(line) <= width
+def test_a_picture_of_anything_fits_and_is_not_obeyed(told: Any, width: int) -> None:
+    for pieces in frame(waterfall(told, now=1.0), width, UNICODE):
+        line = "".join(piece.text for piece in pieces)
+        assert columns(line.rstrip()) <= width
+        assert line.isprintable()
 
 
 def test_what_happened_is_told_below_with_a_legend_of_what_there_is() -> None:
@@ -97,7 +99,7 @@ def test_what_happened_is_told_below_with_a_legend_of_what_there_is() -> None:
 
 
 @given(REPORTS)
-def test_nothing_that_is_drawn_is_obeyed_by_a_terminal(told: Any) -> None:
+def test_nothing_that_is_told_is_obeyed_by_a_terminal(told: Any) -> None:
     assert all(char.isprintable() or char == "\n" for char in plain(told))
 
 
