@@ -33,7 +33,7 @@ Outcome = tuple[float, bool] | None
 def leaf(
     stack: str, address: str, *, host: str | None = None, path: str = "default", group: int = 0
 ) -> Leaf:
-    declared: Any = SimpleNamespace(name=stack)
+    declared: Any = SimpleNamespace(name=stack, handshakes=True)
     remote = RemoteEndpoint(ip_address=address, hostname=host, port=7)
     return Leaf(declared, remote, path=path, group=group)
 
