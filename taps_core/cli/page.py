@@ -332,7 +332,8 @@ def _captions(fall: Waterfall, row: Row, middle: int) -> str:
     doing = [bar for bar in row.bars if bar.phase is not Phase.DELAY]
     text = ", ".join(f"{_DOING[bar.phase]} {in_ms(bar.end - bar.start)}" for bar in doing)
     if row.error:
-        text = shortened(f"{text}: {printable(row.error)}", int(_CHART / _SMALL))
+        told = f"{text}: {printable(row.error)}"
+        text = shortened(told, int(_CHART / _SMALL), keep_end=False)
     left, right = _x(fall, doing[0].start), _x(fall, doing[-1].end)
     size = columns(text) * _SMALL
     anchor, x = "start", left

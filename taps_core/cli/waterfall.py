@@ -226,14 +226,24 @@ def columns(text: str) -> int:
     )
 
 
-def shortened(text: str, width: int) -> str:
-    """Of at most ``width`` columns; what is in the middle goes."""
+def shortened(text: str, width: int, *, keep_end: bool = True) -> str:
+    """Of at most ``width`` columns.
+
+    Args:
+        text: In one line.
+        width: Columns there are.
+        keep_end: What is in the middle goes, as the ends of addresses tell them apart;
+            else what is at the end.
+    """
     if columns(text) <= width:
         return text
-    head, tail = text[: max(width // 2, 0)], text[len(text) - max(width - width // 2 - 1, 0) :]
-    while columns(head) + columns(tail) + 1 > width and (head or tail):
-        head, tail = head[:-1], tail[1:] if len(tail) > len(head) else tail
-    return f"{head}…{tail}" if width > 0 else ""
+    if width <= 0:
+        return ""
+    left = width // 2 if keep_end else width - 1
+    head, tail = text[:left], text[len(text) - (width - left - 1) :]
+    while columns(head) + columns(tail) + 1 > width:
+        head, tail = (head[:-1], tail) if len(head) >= len(tail) else (head, tail[1:])
+    return f"{head}…{tail}"
 
 
 # -- reading

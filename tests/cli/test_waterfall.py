@@ -357,8 +357,13 @@ def test_times_are_as_exact_as_people_need(seconds: float, text: str) -> None:
     assert in_ms(seconds) == text
 
 
-@given(st.text(max_size=40), st.integers(0, 30))
-def test_what_is_shortened_fits(text: str, width: int) -> None:
-    short = shortened(text, width)
+@given(st.text(max_size=40), st.integers(0, 30), st.booleans())
+def test_what_is_shortened_fits(text: str, width: int, keep_end: bool) -> None:
+    short = shortened(text, width, keep_end=keep_end)
     assert columns(short) <= width
     assert short == text or columns(text) > width
+
+
+def test_what_is_shortened_keeps_both_ends_or_its_beginning() -> None:
+    assert shortened("2001:db8::1234", 9) == "2001…1234"
+    assert shortened("certificate verify failed", 12, keep_end=False) == "certificate…"
