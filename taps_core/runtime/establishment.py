@@ -227,7 +227,12 @@ class _Noted:
 def _early_data(connection: Connection[Any], stack: Stack) -> EarlyData | None:
     """What InitiateWithSend was given, if it may travel with this stack's handshake."""
     entry = connection._early
-    if entry is None or not stack.capabilities.early_data or connection._receives_only:
+    if (
+        entry is None
+        or not stack.capabilities.early_data
+        or connection._receives_only
+        or connection._blueprint.effective["zeroRttMsg"].value < 0
+    ):
         return None
     properties = {**connection._defaults, **entry.context.properties}
     return EarlyData(entry.data) if properties.get("safelyReplayable") else None

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from taps_core.plugin import EstablishmentError, Reason, bind_socket, socket_address
+from taps_tcp import fast_open
 from taps_tcp.options import configure
 
 if TYPE_CHECKING:
@@ -26,14 +27,27 @@ _NOT_YET: Final = frozenset(
 
 
 async def connect_socket(
-    loop: asyncio.AbstractEventLoop, sock: socket.socket, address: SocketAddress
-) -> None:
+    loop: asyncio.AbstractEventLoop, sock: socket.socket, address: SocketAddress, data: bytes = b""
+) -> int:
     """The handshake. Not ``loop.sock_connect``, which cannot do MPTCP.
+
+    Args:
+        loop: That is running.
+        sock: Not connected, non-blocking.
+        address: Of the peer.
+        data: May go with the SYN (Fast Open).
+
+    Returns:
+        How many bytes of ``data`` the kernel has taken.
 
     Raises:
         OSError: It failed.
     """
-    code = sock.connect_ex(address)
+    taken = 0
+    if data:
+        code, taken = fast_open.begin(sock, address, data)
+    else:
+        code = sock.connect_ex(address)
     if code == errno.EINPROGRESS and not _is_connected(sock):
         fd = sock.fileno()
         writable = loop.create_future()
@@ -44,9 +58,10 @@ async def connect_socket(
             loop.remove_writer(fd)
         code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     elif code == errno.EINPROGRESS:
-        return
+        return taken
     if code:
         raise OSError(code, os.strerror(code))
+    return taken
 
 
 def _is_connected(sock: socket.socket) -> bool:
@@ -155,7 +170,7 @@ def _same(one: Any, other: Any) -> bool:
     return bool(one[:2] == other[:2])
 
 
-def _close(sock: socket.socket, reached: asyncio.Task[None]) -> None:
+def _close(sock: socket.socket, reached: asyncio.Task[int]) -> None:
     """The attempt to connect it is over, and has taken it from the loop."""
     if not reached.cancelled():
         reached.exception()

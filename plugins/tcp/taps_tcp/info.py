@@ -12,6 +12,9 @@ __all__ = ["CLOSED", "LENGTH", "TCPInfo", "parse_tcp_info", "tcp_info"]
 #: ``TCPInfo.state`` of a connection that is over (RFC 9293's CLOSED).
 CLOSED: Final = 7
 
+#: TCPI_OPT_SYN_DATA.
+_SYN_DATA: Final = 32
+
 #: Linux' struct tcp_info up to tcpi_notsent_bytes, which is older than any
 #: kernel that Python 3.11 runs on: 8 bytes, then 32-bit words.
 _LAYOUT: Final = struct.Struct("=8B24I4Q3I")
@@ -46,6 +49,8 @@ class TCPInfo(NamedTuple):
     """In bytes."""
     unsent: int
     """Bytes that wait in the kernel for their first transmission."""
+    early_data_accepted: bool
+    """Whether the peer, or this end, took data that came in the SYN (Fast Open)."""
 
 
 def tcp_info(sock: socket.socket) -> TCPInfo | None:
@@ -79,4 +84,5 @@ def parse_tcp_info(data: bytes) -> TCPInfo | None:
         congestion_window=words[18],
         path_mtu=words[13],
         unsent=fields[38],
+        early_data_accepted=bool(fields[5] & _SYN_DATA),
     )

@@ -6,7 +6,7 @@ import socket
 from typing import TYPE_CHECKING, Any, Final
 
 from taps_core.plugin import StreamListener, open_bound_socket, socket_local_endpoint
-from taps_tcp import multipath
+from taps_tcp import fast_open, multipath
 from taps_tcp.options import configure
 from taps_tcp.subflows import multipath_flow_for
 from taps_tcp.watching import flow_for
@@ -31,6 +31,7 @@ def open_listening_socket(request: ListenRequest) -> tuple[socket.socket, str]:
     """
     sock, single = _open_bound(request)
     try:
+        fast_open.allow(sock, request.properties)
         sock.listen(BACKLOG)
     except BaseException:
         sock.close()

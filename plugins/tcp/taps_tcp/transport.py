@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import socket
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
@@ -21,6 +22,7 @@ from taps_core.plugin import (
     show_address,
     socket_address,
 )
+from taps_tcp import fast_open
 from taps_tcp.connecting import connect_socket, meet
 from taps_tcp.errors import connect_error, listen_error
 from taps_tcp.listening import TCPListeningFlow, open_listening_socket
@@ -48,7 +50,11 @@ _A, _O, _N = Support
 _TABLE: Final = MappingProxyType(
     {
         # Selection Properties.
-        "zeroRttMsg": (_N, "no Fast Open yet"),
+        "zeroRttMsg": (
+            _O,
+            "Prefer or Require: in the SYN (Fast Open, Linux), once the peer has given a cookie; "
+            "what listens takes it so where it has asked, too",
+        ),
         "keepAlive": (_O, "SO_KEEPALIVE"),
         "multipath": (
             _O,
@@ -127,7 +133,9 @@ class TCP(Transport):
     """TCP over IPv4 and IPv6 (RFC 9293; mapping: RFC 9623, section 10.1)."""
 
     name = "tcp"
-    capabilities = Capabilities.byte_stream().explained(_TABLE)
+    capabilities = dataclasses.replace(
+        Capabilities.byte_stream().explained(_TABLE), early_data=True
+    )
     properties = PROPERTIES
     rendezvous = hasattr(socket, "SO_REUSEPORT")
 
@@ -136,9 +144,15 @@ class TCP(Transport):
         lacking = dict.fromkeys(missing(), (Support.NEVER, "this system has no option for it"))
         if why := multipath_missing():
             lacking |= dict.fromkeys(_OF_MULTIPATH, (Support.NEVER, why))
+        if why_not_fast := fast_open.missing():
+            lacking["zeroRttMsg"] = (Support.NEVER, why_not_fast)
         if not lacking:
             return AVAILABLE
-        return Availability(capabilities=self.capabilities.explained(lacking))
+        return Availability(
+            capabilities=dataclasses.replace(
+                self.capabilities.explained(lacking), early_data=not why_not_fast
+            )
+        )
 
     async def connect(self, request: ConnectRequest) -> TCPFlow:
         """CONNECT.TCP: returns when the three-way handshake is done."""
@@ -171,12 +185,18 @@ class TCP(Transport):
                 if local.port:
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 bind_socket(sock, local, family)
-            await connect_socket(loop, sock, socket_address(address, port, remote.interface))
+            data = b"" if request.early is None else fast_open.early_bytes(request)
+            there = socket_address(address, port, remote.interface)
+            taken = await connect_socket(loop, sock, there, data)
             if single:
                 flow = flow_for(sock, request.properties, remote=remote, single=single)
             else:
                 flow = multipath_flow_for(sock, request.properties, remote=remote)
             await loop.create_connection(lambda: flow, sock=sock)
+            if taken and request.early is not None:
+                request.early.taken = True
+                if taken < len(data):  # a SYN has room for one segment
+                    flow.write_through(data[taken:])
         except EstablishmentError:
             _release(sock)
             raise

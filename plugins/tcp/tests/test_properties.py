@@ -421,7 +421,7 @@ def test_the_table_is_that_of_a_byte_stream_without_what_is_not_built():
     assert table.connected
     assert table.half_close
     assert not table.may_duplicate
-    assert not table.early_data
+    assert table.early_data
     always = {name for name, support in table.support.items() if support is Support.ALWAYS}
     assert always == {
         "reliability",
@@ -434,7 +434,7 @@ def test_the_table_is_that_of_a_byte_stream_without_what_is_not_built():
     optional = {name for name, support in table.support.items() if support is Support.OPTIONAL}
     assert optional == {
         *("keepAlive", "activeReadBeforeSend", "softErrorNotify"),
-        *("multipath", "advertisesAltaddr"),
+        *("multipath", "advertisesAltaddr", "zeroRttMsg"),
     }
 
 

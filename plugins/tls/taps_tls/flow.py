@@ -121,7 +121,7 @@ class TLSFlow(LayerFlow):
 
     def __init__(
         self,
-        lower: Flow,
+        lower: Flow | None,
         settings: Settings,
         security: SecurityParameters,
         *,
@@ -130,7 +130,8 @@ class TLSFlow(LayerFlow):
         name: str | None = None,
         resumes: bool = False,
     ) -> None:
-        super().__init__(lower)
+        if lower is not None:
+            super().__init__(lower)
         self._settings = settings
         self._security = security
         self._peer = peer
@@ -176,14 +177,35 @@ class TLSFlow(LayerFlow):
 
     # -- the handshake
 
-    async def shake(self) -> None:
+    def hello(self) -> bytes:
+        """What a client says first, before there is a flow below; who asks for it sends it.
+
+        Raises:
+            EstablishmentError: There is nothing to say; ``detail`` says why.
+        """
+        try:
+            self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            return self._outgoing.read()
+        except ssl.SSLError as error:
+            raise handshake_failed(
+                error, self._peer, self._name, (), keyed=self._settings.keyed
+            ) from error
+        raise AssertionError("a client waits for an answer")
+
+    async def shake(self, hello: bytes = b"") -> None:
         """Shake hands; the flow below is aborted if that fails or is cancelled.
+
+        Args:
+            hello: What :meth:`hello` gave, if it has not left yet.
 
         Raises:
             EstablishmentError: It failed; ``detail`` says why.
         """
         try:
             self.lower.start(self)
+            if hello:
+                self.lower.write_through(hello)
             await self._shake()
         except BaseException:
             self._silent = True

@@ -15,8 +15,10 @@ from taps_core.plugin import (
     AVAILABLE,
     Availability,
     DataUnit,
+    EarlyData,
     EstablishmentError,
     LayerCapabilities,
+    Preference,
     Protection,
     Reason,
     RecordCarrier,
@@ -42,6 +44,17 @@ if TYPE_CHECKING:
 __all__ = ["TLS", "name_to_verify"]
 
 _NO_EARLY_DATA: Final = "TLS 1.3 could, but Python's ssl offers no early data"
+
+
+def _hurries(request: ConnectRequest) -> bool:
+    """Whether the ClientHello may go with the handshake below: it was asked for."""
+    return (
+        request.role == "initiate"
+        and request.properties.get("zeroRttMsg", Preference.NO_PREFERENCE).value > 0
+        and not request.properties.get("isolateSession", False)
+        # Who is asked for a certificate is told of the peer that is there.
+        and request.security.identity_challenge_callback is None
+    )
 
 
 def as_stream(flow: Flow) -> Flow:
@@ -167,6 +180,8 @@ class TLS(SecurityLayer):
         security = request.security
         name = name_to_verify(request, "TLS")
         settings = await self._client_settings(security)
+        if _hurries(request):
+            return await self._connect_with_hello(lower, request, settings, name)
         # Early data would leave as plaintext below.
         plain = request if request.early is None else dataclasses.replace(request, early=None)
         below = await lower.connect(plain)
@@ -199,6 +214,29 @@ class TLS(SecurityLayer):
             below.abort()
             raise
         await flow.shake()
+        return flow
+
+    async def _connect_with_hello(
+        self, lower: Connector, request: ConnectRequest, settings: Settings, name: str | None
+    ) -> Flow:
+        """As :meth:`connect`; the ClientHello goes with the handshake below, if that takes it.
+
+        It may arrive twice: it is no Message (RFC 9623, section 5.3).
+        """
+        from taps_tls.flow import TLSFlow
+
+        flow = TLSFlow(
+            None,
+            settings,
+            request.security,
+            server=False,
+            peer=request.remote,
+            name=name,
+            resumes=True,
+        )
+        early = EarlyData(flow.hello())
+        flow.lower = as_stream(await lower.connect(dataclasses.replace(request, early=early)))
+        await flow.shake(b"" if early.taken else early.data)
         return flow
 
     async def _client_settings(self, security: SecurityParameters) -> Settings:
