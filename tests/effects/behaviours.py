@@ -43,6 +43,10 @@ ELSEWHERE = {
         "plugins/tcp/tests/test_soft_errors.py",
         "test_the_threshold_can_be_changed_and_disabled",
     ),
+    ("tcp", "safelyReplayable"): (
+        "plugins/tcp/tests/test_fast_open.py",
+        "test_once_there_is_a_cookie_the_message_is_in_the_syn",
+    ),
     ("tcp", "multipathPolicy"): (
         "plugins/tcp/tests/test_multipath.py",
         "test_the_policy_is_that_of_the_path_manager_and_another_one_is_refused",

@@ -207,7 +207,7 @@ def test_every_leaf_of_a_race_has_a_copy_and_there_is_one_outcome(run, switched_
                 await client.send(b"!")
                 assert bytes(await server.receive(max_length=100)) == b"!"
                 seen = {each.destination[0] for each in syns(capture) if each.payload == HELLO}
-            assert alive in seen
+            assert seen == {dead, alive}
             assert len(client.report.attempts) == 2
             assert [type(each) for each in outcomes] == [taps.Sent, taps.Sent]
             client.abort()
