@@ -45,7 +45,6 @@ __all__ = [
     "Subflow",
     "check",
     "is_multipath",
-    "is_plain",
     "missing",
     "policy",
     "prepare",
@@ -57,7 +56,6 @@ __all__ = [
 IPPROTO_MPTCP: Final = 262
 _SOL_MPTCP: Final = 284
 _INFO, _TCP_INFO, _ADDRESSES = 1, 2, 3
-_SO_PROTOCOL: Final = 38
 #: struct mptcp_info: the numbers of subflows and of addresses announced so far come first.
 _HEAD: Final = struct.Struct("=6B2xII")
 #: Which of them: how many addresses the path manager has to announce.
@@ -69,6 +67,8 @@ _ADDRESS_SIZE: Final = 128
 _PAIR: Final = 2 * _ADDRESS_SIZE
 #: The kernel has at most 8 beside the first.
 _MOST: Final = 16
+#: SYN-SENT and SYN-RECEIVED: they may never be; and those that are over.
+_NOT_THERE: Final = frozenset({2, 3, CLOSED})
 #: Retransmissions in a row after which a path counts as dead: R1 of RFC 9293, section 3.8.3.
 _DOUBTFUL: Final = 3
 #: Where in a struct sockaddr_storage the address is.
@@ -205,11 +205,6 @@ def is_multipath(sock: socket.socket) -> bool:
     return True
 
 
-def is_plain(sock: socket.socket) -> bool:
-    """Whether what an MPTCP socket has accepted is TCP's."""
-    return sock.getsockopt(socket.SOL_SOCKET, _SO_PROTOCOL) == socket.IPPROTO_TCP
-
-
 def _info(sock: socket.socket) -> bytes:
     return sock.getsockopt(_SOL_MPTCP, _INFO, LENGTH)
 
@@ -226,7 +221,7 @@ def subflows(sock: socket.socket) -> tuple[Subflow, ...]:
     for pair, figure in zip(addresses, figures, strict=False):
         local, remote = _address(pair), _address(pair[_ADDRESS_SIZE:])
         info = parse_tcp_info(figure)
-        if local is None or remote is None or info is None or info.state == CLOSED:
+        if local is None or remote is None or info is None or info.state in _NOT_THERE:
             continue
         dead = info.retransmissions_in_a_row >= _DOUBTFUL
         found.append(

@@ -195,7 +195,9 @@ class MultipathFlow(TCPFlow):
     def _look(self) -> None:
         """Tell what is new, and look again."""
         self._look_again = None
-        if self._closing or self._lost:
+        # It may fall back in the middle, if something on the path drops its options: to the
+        # path that it has, which is no change.
+        if self._closing or self._lost or not multipath.is_multipath(self.sock):
             return
         found = {each[:2]: each for each in multipath.subflows(self.sock)}
         changed = False

@@ -12,6 +12,7 @@ import pytest
 
 import taps_core as taps
 import taps_tcp.multipath
+import taps_tcp.subflows
 from taps_core.plugin import Support
 from taps_core.testing import local_identity
 from taps_core.testing.fixtures import missing as lacking
@@ -216,6 +217,38 @@ def test_with_a_peer_of_plain_tcp_it_falls_back_and_says_so(run, two_hosts, loop
             assert asked.properties["connTimeout"] == 7
             await both[0].send(b"hello")
             assert await read(both[1], 5) == b"hello"
+
+    run(main)
+
+
+def test_what_something_on_the_path_drops_is_missed_by_nobody_but_those_who_ask(run, two_hosts):
+    def drop_options() -> None:
+        for host in (two_hosts.client, two_hosts.server):
+            lines = [
+                "table inet strict {",
+                "chain arriving {",
+                "type filter hook prerouting priority -300;",
+                "tcp flags syn accept",
+                "reset tcp option mptcp",
+                "}",
+                "}",
+            ]
+            host.run("nft", "-f", "-", text="\n".join(lines) + "\n")
+
+    async def main():
+        changes: list[Any] = []
+        async with pair(two_hosts) as (client, server):
+            for end in (client, server):
+                end.on(taps.PathChange, changes.append)
+                assert told(end).in_use
+            drop_options()
+            await client.send(b"hello")
+            assert await read(server, 5) == b"hello"
+            await server.send(b"hello")
+            assert await read(client, 5) == b"hello"
+            await until(lambda: not told(client).in_use and not told(server).in_use)
+            await asyncio.sleep(3 * taps_tcp.subflows.FIRST)
+            assert not changes
 
     run(main)
 

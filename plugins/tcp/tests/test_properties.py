@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import taps_core as taps
+import taps_tcp.fast_open
 import taps_tcp.options
 import taps_tcp.transport
 from taps_core.plugin import (
@@ -399,6 +400,9 @@ def test_without_the_options_of_linux_setting_has_no_effect_and_says_so(tcp4, ru
 
 
 def test_availability_tells_the_effective_table_of_this_platform(monkeypatch):
+    # They have tests of their own.
+    monkeypatch.setattr(taps_tcp.transport, "multipath_missing", str)
+    monkeypatch.setattr(taps_tcp.fast_open, "missing", str)
     monkeypatch.setattr(taps_tcp.transport, "missing", lambda: frozenset({"maxSendRate"}))
     found = TCP().availability()
     assert found.available
