@@ -4,6 +4,7 @@
 
     TapsError
     ├─ PropertyError                 a name or value that cannot be (also a ValueError)
+    ├─ PolicyError                   a system policy that cannot be (also a ValueError)
     ├─ EstablishmentError            no Connection or Listener (also an OSError)
     │   ├─ NoCandidates              nothing that is installed fits; nothing was sent
     │   ├─ EstablishmentRefused      the application's own pins or callbacks refuse the peer
@@ -44,6 +45,7 @@ __all__ = [
     "NoCandidates",
     "PartialMessageWarning",
     "PluginError",
+    "PolicyError",
     "PropertyError",
     "Reason",
     "ReceiveError",
@@ -105,6 +107,41 @@ class PropertyError(TapsError, ValueError):
     """A property name that does not exist here, or a value it cannot have."""
 
     default_reason = Reason.INVALID_CONFIGURATION
+
+
+class PolicyError(TapsError, ValueError):
+    """A system policy that cannot be: a file that is not TOML, a key that there is not.
+
+    Nothing is established with it, so that no prohibition is overlooked.
+
+    Attributes:
+        key: The way to what is wrong from the outside in, rules by number from 1; empty
+            where it is not one key.
+        file: Name of the file, ``None`` for what a program gave.
+        line: Counted from 1, where it is known.
+    """
+
+    default_reason = Reason.INVALID_CONFIGURATION
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        key: tuple[str | int, ...] = (),
+        file: str | None = None,
+        line: int | None = None,
+    ) -> None:
+        self.problem = message
+        self.key = key
+        self.file = file
+        self.line = line
+        place = "".join(f" {each}" if isinstance(each, int) else f".{each}" for each in key).lstrip(
+            "."
+        )
+        where = "" if line is None else f", line {line}"
+        super().__init__(
+            ": ".join(filter(None, (f"{file or 'system policy'}{where}", place, message)))
+        )
 
 
 class EstablishmentError(TapsError, OSError):

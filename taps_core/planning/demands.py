@@ -19,7 +19,8 @@ from taps_core.model.properties import (
     ValueType,
 )
 from taps_core.model.security import SecurityMode
-from taps_core.planning.ranking import By, Policy, Ranked, Why
+from taps_core.planning.policy import Stance
+from taps_core.planning.ranking import By, Ranked, Why
 from taps_core.planning.stacks import OF_PATHS, SHARING
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from taps_core.model.layers import Transport
     from taps_core.model.properties import Property, TransportProperties
     from taps_core.model.security import SecurityParameters
+    from taps_core.planning.policy import Verdict
     from taps_core.planning.stacks import Plugins, Stack
 
 __all__ = ["Demands", "check_endpoints"]
@@ -56,7 +58,7 @@ class Demands:
         security: What security is wanted.
         local: ``(kinds, protocol)`` of each Local Endpoint.
         remote: The same of each Remote Endpoint.
-        policy: The system's say.
+        policy: What the system says about where it goes.
         evidence: Names of transports that the peer is known to speak.
 
     Raises:
@@ -74,7 +76,7 @@ class Demands:
         security: SecurityParameters,
         local: Sequence[tuple[frozenset[str], str | None]],
         remote: Sequence[tuple[frozenset[str], str | None]],
-        policy: Policy,
+        policy: Verdict,
         evidence: frozenset[str],
     ) -> None:
         self._explicit = properties.explicit
@@ -151,9 +153,13 @@ class Demands:
     def _is_asked_for(self, transport: Transport) -> bool:
         return (
             transport.name in self._evidence
-            or transport.name in self._policy.preferred
+            or self._is_preferred(transport.name)
             or any(protocol == transport.name for _, protocol in self._local)
         )
+
+    def _is_preferred(self, protocol: str) -> bool:
+        say = self._policy.protocols.get(protocol)
+        return say is not None and say.stance is Stance.PREFER
 
     def _unmet(self, stack: Stack) -> Iterator[Why]:
         for name in self._required:
@@ -242,9 +248,8 @@ class Demands:
                 )
 
     def _forbidden(self, stack: Stack) -> Iterator[Why]:
-        for name in _names(stack):
-            if name in self._policy.prohibited:
-                yield Why(f"system policy prohibits {name}", By.POLICY)
+        for sentence in self._policy.prohibited(stack.protocols):
+            yield Why(sentence, By.POLICY)
 
     def _permitted(self, protection: Protection | None) -> tuple[str, ...]:
         """The protocol versions that may be used, best first."""
@@ -328,16 +333,12 @@ class Demands:
         return counts[Support.ALWAYS], counts[Support.OPTIONAL]
 
     def _policy_place(self, stack: Stack, reasons: list[Why]) -> int:
-        names = _names(stack)
-        for name in names:
-            if name in self._policy.avoided:
-                reasons.append(Why(f"system policy avoids {name}", By.POLICY))
-                return 2
-        for name in names:
-            if name in self._policy.preferred:
-                reasons.append(Why(f"system policy prefers {name}", By.POLICY))
-                return 0
-        return 1
+        found = self._policy.of(stack.protocols)
+        if found is None:
+            return 1
+        name, say = found
+        reasons.append(Why(say.sentence(name), By.POLICY))
+        return 0 if say.stance is Stance.PREFER else 2
 
     def _deployability(self, stack: Stack, reasons: list[Why]) -> int:
         transport = stack.transport
@@ -471,12 +472,6 @@ def _unavailable(stack: Stack, plugins: Plugins) -> Iterator[Why]:
 
 def _is_ipv4(endpoint: Endpoint) -> bool:
     return endpoint.ip_address is not None and ":" not in endpoint.ip_address
-
-
-def _names(stack: Stack) -> tuple[str, ...]:
-    if stack.security is None:
-        return (stack.transport.name,)
-    return (stack.transport.name, stack.security.name)
 
 
 def _securer(stack: Stack) -> str:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from taps_core.model.errors import NoCandidates, Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator
+    from collections.abc import Hashable, Iterable, Iterator
 
     from taps_core.planning.paths import PathSelection
     from taps_core.planning.stacks import Stack
 
-__all__ = ["By", "Policy", "Ranked", "Rejected", "Selection", "Why"]
+__all__ = ["By", "Ranked", "Rejected", "Selection", "Why"]
 
 
 class By(Enum):
@@ -43,55 +42,6 @@ class Why(NamedTuple):
     def as_json(self) -> dict[str, Any]:
         """The same as values that ``json`` can write."""
         return {"sentence": self.sentence, "by": self.by.value, "property": self.property}
-
-
-class Policy:
-    """The system's say: names of protocols (``"tcp"``, ``"tls"``). A value.
-
-    Attributes:
-        prohibited: Stacks with one of these are no candidates.
-        preferred: Stacks with one of these go before others that the
-            application sees as equal.
-        avoided: Stacks with one of these go after them.
-    """
-
-    __slots__ = ("avoided", "key", "preferred", "prohibited")
-
-    def __init__(
-        self,
-        *,
-        prohibited: Iterable[str] = (),
-        preferred: Iterable[str] = (),
-        avoided: Iterable[str] = (),
-    ) -> None:
-        self.prohibited = frozenset(name.lower() for name in prohibited)
-        self.preferred = frozenset(name.lower() for name in preferred)
-        self.avoided = frozenset(name.lower() for name in avoided)
-        #: Equal for equal policies.
-        self.key = (self.prohibited, self.preferred, self.avoided)
-
-    @classmethod
-    def coerce(cls, value: Policy | Mapping[str, Iterable[str]] | None) -> Policy:
-        """``value`` itself; from ``{"prohibited": […]}``; an empty one for ``None``.
-
-        Raises:
-            TypeError: It is something else.
-        """
-        if value is None:
-            return cls()
-        if isinstance(value, Policy):
-            return value
-        if isinstance(value, Mapping):
-            return cls(**value)
-        raise TypeError(f"Policy expected, not {value!r}")
-
-    def __repr__(self) -> str:
-        listed = (
-            f"{name}={sorted(getattr(self, name))}"
-            for name in ("prohibited", "preferred", "avoided")
-            if getattr(self, name)
-        )
-        return f"Policy({', '.join(listed)})"
 
 
 class Ranked:
@@ -190,9 +140,10 @@ class Selection:
         rejected: The others, by name.
         role: What was asked for: ``"initiate"``, ``"listen"``…
         paths: The paths, likewise; ``None`` where nothing was asked for about them.
+        policy: What system policy says of families and delays, in sentences.
     """
 
-    __slots__ = ("paths", "ranked", "rejected", "role")
+    __slots__ = ("paths", "policy", "ranked", "rejected", "role")
 
     def __init__(
         self, ranked: Iterable[Ranked], rejected: Iterable[Rejected], role: str = "initiate"
@@ -201,6 +152,7 @@ class Selection:
         self.rejected = tuple(rejected)
         self.role = role
         self.paths: PathSelection | None = None
+        self.policy: tuple[str, ...] = ()
         for place, each in enumerate(self.ranked, 1):
             each.place = place
 
@@ -208,6 +160,7 @@ class Selection:
         """The same, with what was chosen about paths: that holds for this moment only."""
         selection = Selection(self.ranked, self.rejected, self.role)
         selection.paths = paths
+        selection.policy = self.policy
         return selection
 
     def candidates(self) -> tuple[Ranked, ...]:
@@ -252,6 +205,7 @@ class Selection:
             "paths": None if self.paths is None else self.paths.as_json(),
             "ranked": [each.as_json() for each in self.ranked],
             "rejected": [each.as_json() for each in self.rejected],
+            "policy": list(self.policy),
         }
 
     def __iter__(self) -> Iterator[Ranked]:
@@ -275,6 +229,8 @@ class Selection:
             lines.append("paths:")
             for line in self.paths.lines():
                 lines += _wrapped(line, "  ")
+        for sentence in self.policy:
+            lines += _wrapped(sentence, "")
         return "\n".join(lines)
 
     def __repr__(self) -> str:

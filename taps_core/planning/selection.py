@@ -26,11 +26,12 @@ from taps_core.model.errors import EstablishmentError, Reason
 from taps_core.model.properties import TransportProperties
 from taps_core.model.security import SecurityParameters
 from taps_core.planning.demands import Demands, check_endpoints
-from taps_core.planning.ranking import By, Policy, Ranked, Rejected, Selection, Why
+from taps_core.planning.policy import Policy
+from taps_core.planning.ranking import By, Ranked, Rejected, Selection, Why
 from taps_core.planning.stacks import compose
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from taps_core.model.endpoints import LocalEndpoint, RemoteEndpoint
     from taps_core.model.layers import FramerDefinition
@@ -44,7 +45,7 @@ _REMEMBERED: Final = 256
 
 _NO_PREFERENCES: Final = TransportProperties()
 _SECURE: Final = SecurityParameters()
-_NO_POLICY: Final = Policy()
+_NO_POLICY: Final = Policy().on()
 _NO_EVIDENCE: Final[frozenset[str]] = frozenset()
 
 
@@ -76,7 +77,7 @@ class Selector:
         local: Sequence[LocalEndpoint] = (),
         remote: Sequence[RemoteEndpoint] = (),
         framers: Sequence[FramerDefinition] = (),
-        policy: Policy | Mapping[str, Iterable[str]] | None = None,
+        policy: Policy | Mapping[str, Any] | None = None,
         evidence: frozenset[str] = _NO_EVIDENCE,
     ) -> Selection:
         """Rank the stacks and give the reason for every place and every rejection.
@@ -102,7 +103,10 @@ class Selector:
         """
         properties = _NO_PREFERENCES if properties is None else properties
         security = _SECURE if security is None else security
-        policy = _NO_POLICY if policy is None else Policy.coerce(policy)
+        verdict = _NO_POLICY
+        if policy is not None:
+            # Whom a Listener is for is no destination.
+            verdict = Policy.coerce(policy).on(() if role == "listen" else remote)
         framers = tuple(framers)
         check_endpoints(properties, role, local, remote)
         # Of an endpoint nothing else counts here, so that one selection
@@ -119,7 +123,7 @@ class Selector:
             security.judges_peer,
             shapes,
             framers,
-            policy.key,
+            verdict.key,
             evidence,
         )
         try:
@@ -129,10 +133,11 @@ class Selector:
             known = None
         if known is None:
             demands = Demands(
-                properties, self._all_definitions(), role, security, *shapes, policy, evidence
+                properties, self._all_definitions(), role, security, *shapes, verdict, evidence
             )
             _check_framers(framers)
             known = self._judge(demands, framers, role)
+            known.policy = tuple(verdict.notes())
             if key is not None:
                 if len(self._selections) >= _REMEMBERED:
                     self._selections.clear()

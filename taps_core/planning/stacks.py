@@ -211,6 +211,13 @@ class Stack:
             framer.handshakes for framer in self.framers
         )
 
+    @property
+    def protocols(self) -> tuple[str, ...]:
+        """Names of its transport and its security layer: what policy speaks of."""
+        if self.security is None:
+            return (self.transport.name,)
+        return (self.transport.name, self.security.name)
+
     def support(self, name: str) -> Support:
         """How far the application gets a selection property."""
         return self.capabilities.support.get(name, Support.NEVER)
