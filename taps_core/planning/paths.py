@@ -7,6 +7,9 @@ the more Prefers are met the better, then the fewer Avoids are not, then in the 
 An entry of ``interface`` that is the name of an interface means that one, any other a type, if
 it is a word for one. Several Requires are alternatives: no interface has two names.
 
+System policy counts last: what it prefers goes before what it says nothing about, and that
+before what it avoids. What it prohibits is out, as by the application.
+
 As long as no path is better than another, and none is out by preference, the system chooses:
 its routing knows more than we do (policy routing, several routes of one metric). Otherwise each
 attempt is bound to its interface.
@@ -16,9 +19,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from taps_core.model.errors import NoCandidates
+from taps_core.model.errors import NoCandidates, Reason
 from taps_core.model.paths import type_named
 from taps_core.model.properties import Preference
+from taps_core.planning.policy import Stance
 from taps_core.planning.ranking import By, Why
 
 if TYPE_CHECKING:
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from taps_core.model.paths import Interface, ProvisioningDomain
+    from taps_core.planning.policy import Say, Verdict
 
     Wanted: TypeAlias = Iterable[tuple[Preference, str]]
 
@@ -50,7 +55,7 @@ class Path:
         self,
         interface: Interface,
         domain: ProvisioningDomain | None,
-        key: tuple[int, int],
+        key: tuple[int, int, int],
         reasons: tuple[Why, ...],
     ) -> None:
         self.interface = interface
@@ -105,6 +110,9 @@ class PathSelection:
         if self.ranked or self.system_chooses:
             return None
         lines = [f"  {name}: {why}" for name, reasons in self.rejected.items() for why in reasons]
+        by_policy = any(
+            all(why.by is By.POLICY for why in reasons) for reasons in self.rejected.values()
+        )
         return NoCandidates(
             "\n".join(
                 [
@@ -117,6 +125,7 @@ class PathSelection:
                 name: tuple(why.sentence for why in reasons)
                 for name, reasons in self.rejected.items()
             },
+            reason=Reason.POLICY_PROHIBITED if by_policy else Reason.NO_CANDIDATES,
         )
 
     def lines(self) -> Iterator[str]:
@@ -156,6 +165,9 @@ def choose_paths(
     interfaces: Sequence[Interface],
     domains: Sequence[ProvisioningDomain],
     properties: Mapping[str, Any],
+    policy: Verdict | None = None,
+    *,
+    bound: bool = False,
 ) -> PathSelection:
     """Rank the paths and give the reason for every place and every rejection.
 
@@ -163,22 +175,27 @@ def choose_paths(
         interfaces: Those of the machine, in the system's order.
         domains: Those of system policy.
         properties: With ``interface`` and ``pvd``: sets of (preference, name or type).
+        policy: What system policy says about where it goes.
+        bound: The system is not to choose: something else depends on the interface.
     """
     by_interface = _Choice("interface", properties["interface"])
     by_domain = _Choice("pvd", properties["pvd"])
     names = {each.name for each in interfaces}
     ranked: list[Path] = []
     rejected: dict[str, tuple[Why, ...]] = {}
-    excluded = False
+    excluded = bound
     for interface in interfaces:
         called = _interface_called(interface, names)
+        said = None if policy is None else policy.of_interface(interface)
         for domain in _domains_of(interface, domains if by_domain.wanted else ()):
             reasons: list[Why] = []
-            path = Path(interface, domain, (0, 0), ())
+            path = Path(interface, domain, (0, 0, 1), ())
             against = [
                 *by_interface.against(called),
                 *by_domain.against(_domain_called(domain)),
             ]
+            if said is not None and said[1].stance is Stance.PROHIBIT:
+                against.append(_by_policy(said))
             excluded = excluded or bool(against)
             if not interface.up:
                 against.append(Why("is down", By.MACHINE))
@@ -187,7 +204,11 @@ def choose_paths(
                 continue
             met_one, unmet_one = by_interface.weigh(called, reasons)
             met_other, unmet_other = by_domain.weigh(_domain_called(domain), reasons)
-            path.key = (-met_one - met_other, unmet_one + unmet_other)
+            place = 1
+            if said is not None:
+                reasons.append(_by_policy(said))
+                place = 0 if said[1].stance is Stance.PREFER else 2
+            path.key = (-met_one - met_other, unmet_one + unmet_other, place)
             path.reasons = tuple(reasons)
             ranked.append(path)
     notes = [*by_interface.unknown(interfaces), *by_domain.unknown_domains(domains)]
@@ -271,6 +292,11 @@ def _domains_of(
     return found
 
 
+def _by_policy(said: tuple[str, Say]) -> Why:
+    word, say = said
+    return Why(say.sentence(f"interface {word}"), By.POLICY)
+
+
 def _interface_called(interface: Interface, names: set[str]) -> Callable[[str], bool]:
     def called(name: str) -> bool:
         if name in names:
@@ -284,7 +310,7 @@ def _domain_called(domain: ProvisioningDomain | None) -> Callable[[str], bool]:
     return domain.is_called if domain is not None else lambda _: False
 
 
-def _key(path: Path) -> tuple[int, int]:
+def _key(path: Path) -> tuple[int, int, int]:
     return path.key
 
 

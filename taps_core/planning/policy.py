@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from taps_core.model.errors import PolicyError
 from taps_core.model.paths import ProvisioningDomain, type_named
+from taps_core.planning.candidates import MAX_LEAVES
 from taps_core.planning.staggering import MAX_DELAY, MIN_DELAY
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from taps_core.model.endpoints import RemoteEndpoint
     from taps_core.model.paths import Interface
     from taps_core.planning.candidates import Leaf
+    from taps_core.planning.staggering import Staggering
 
     Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -74,6 +76,8 @@ RACING: Final[Mapping[str, tuple[float, float]]] = {
     "max_delay": (MIN_DELAY, MAX_DELAY),
     "path_delay": (0.0, MAX_DELAY),
 }
+
+_BOUNDS: Final = ("min_delay", "max_delay")
 
 _FAMILIES: Final = {"ipv4": "4", "ipv6": "6"}
 
@@ -159,7 +163,7 @@ class Verdict:
         key: Equal for equal verdicts.
     """
 
-    __slots__ = ("families", "interfaces", "key", "protocols", "racing")
+    __slots__ = ("_staggering", "families", "interfaces", "key", "protocols", "racing")
 
     def __init__(self, rules: Iterable[tuple[Rule, bool]]) -> None:
         """Merge.
@@ -183,6 +187,8 @@ class Verdict:
             int(name): say for name, say in said[Subject.FAMILIES].items()
         }
         self.racing: Mapping[str, tuple[float, str]] = racing
+        #: The last one that was made: base, own, families, result.
+        self._staggering: tuple[Staggering, bool, bool, Staggering] | None = None
         self.key: Hashable = tuple(
             frozenset(each.items())
             for each in (self.protocols, self.interfaces, self.families, self.racing)
@@ -227,6 +233,34 @@ class Verdict:
     def avoids_family(self) -> bool:
         """Whether the other family goes behind all of the first one, not in turn."""
         return any(say.stance is Stance.AVOID for say in self.families.values())
+
+    def staggering(self, base: Staggering, *, own: bool, families: bool) -> Staggering:
+        """When attempts follow each other, with what is said about delays and families.
+
+        Args:
+            base: Without.
+            own: Whether the program chose it: then only its delays are bounded.
+            families: Whether the application left it open which family goes first.
+        """
+        if not (self.racing or self.families):
+            return base
+        known = self._staggering
+        if known is None or known[:-1] != (base, own, families):
+            changes: dict[str, Any] = {
+                name: value
+                for name, (value, _) in self.racing.items()
+                if name in ("min_delay", "max_delay") or not own
+            }
+            # Of several sources each may have one bound: then the greatest delay counts.
+            least, most = (changes.get(name, getattr(base, name)) for name in _BOUNDS)
+            changes["min_delay"] = min(least, most)
+            family = None if own or not families else self.first_family
+            if family is not None:
+                changes["first_family"] = family
+                if self.avoids_family:
+                    changes["first_family_count"] = MAX_LEAVES
+            known = self._staggering = (base, own, families, base.but(**changes))
+        return known[-1]
 
     def notes(self) -> Iterator[str]:
         """What is said beside protocols and interfaces, in sentences."""
@@ -368,6 +402,10 @@ class Policy:
             covered = [rule.covers(remote) for remote in remotes]
             if any(covered):
                 yield index, all(covered)
+
+    def chooses_paths(self, remotes: Sequence[RemoteEndpoint]) -> bool:
+        """Whether it says anything about the interfaces by which these are reached."""
+        return bool(self.on(remotes).interfaces) or self.needs_paths(remotes)
 
     def needs_paths(self, remotes: Sequence[RemoteEndpoint]) -> bool:
         """Whether it may depend on the address which interfaces are prohibited.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from taps_core.planning.candidates import Families
 
@@ -74,6 +74,8 @@ class Staggering:
         round_trip: Asked for the time to a Remote Endpoint and back, given the name of the
             path: then the delay is twice that, from 100 ms to 2 s. ``None``, and an answer
             of ``None``: not known.
+        min_delay: Least delay, whatever it is made of.
+        max_delay: Greatest delay, likewise.
 
     Raises:
         ValueError: A number outside its range.
@@ -84,6 +86,8 @@ class Staggering:
         "families",
         "first_family",
         "first_family_count",
+        "max_delay",
+        "min_delay",
         "path_delay",
         "round_trip",
     )
@@ -96,6 +100,8 @@ class Staggering:
         first_family: int | None = 6,
         first_family_count: int = 1,
         round_trip: RoundTrip | None = None,
+        min_delay: float = MIN_DELAY,
+        max_delay: float = MAX_DELAY,
     ) -> None:
         if not MIN_DELAY <= delay <= MAX_DELAY:
             raise ValueError(f"delay is {MIN_DELAY:g} to {MAX_DELAY:g} seconds, not {delay!r}")
@@ -105,11 +111,18 @@ class Staggering:
             raise ValueError(f"first_family is 4, 6 or None, not {first_family!r}")
         if first_family_count < 1:
             raise ValueError(f"first_family_count is at least 1, not {first_family_count!r}")
+        if not MIN_DELAY <= min_delay <= max_delay <= MAX_DELAY:
+            raise ValueError(
+                f"min_delay and max_delay are {MIN_DELAY:g} to {MAX_DELAY:g} seconds, in this "
+                f"order, not {min_delay!r} and {max_delay!r}"
+            )
         self.delay = delay
         self.path_delay = path_delay
         self.first_family = first_family
         self.first_family_count = first_family_count
         self.round_trip = round_trip
+        self.min_delay = min_delay
+        self.max_delay = max_delay
         #: As ``build_leaves`` takes them.
         self.families = Families(first_family, first_family_count)
 
@@ -124,20 +137,30 @@ class Staggering:
         delay = self.delay
         if known is not None:
             delay = min(max(PATIENCE * known, LEAST_ADAPTED), MAX_DELAY)
-        return delay + self.path_delay if level is Level.PATH else delay
+        if level is Level.PATH:
+            delay += self.path_delay
+        return min(max(delay, self.min_delay), self.max_delay)
 
     def isolated(self) -> Staggering:
         """The same without what is known of other Connections (``isolateSession``)."""
-        if self.round_trip is None:
-            return self
-        return Staggering(
-            delay=self.delay,
-            path_delay=self.path_delay,
-            first_family=self.first_family,
-            first_family_count=self.first_family_count,
-        )
+        return self if self.round_trip is None else self.but(round_trip=None)
+
+    def but(self, **changes: Any) -> Staggering:
+        """The same with other arguments.
+
+        Raises:
+            ValueError: A number outside its range.
+        """
+        return Staggering(**{name: getattr(self, name) for name in _ARGUMENTS} | changes)
 
     def __repr__(self) -> str:
-        shown = (name for name in self.__slots__ if name != "families")
-        listed = (f"{name}={getattr(self, name)!r}" for name in shown)
+        bounds = {"min_delay": MIN_DELAY, "max_delay": MAX_DELAY}
+        listed = (
+            f"{name}={getattr(self, name)!r}"
+            for name in _ARGUMENTS
+            if name not in bounds or bounds[name] != getattr(self, name)
+        )
         return f"Staggering({', '.join(listed)})"
+
+
+_ARGUMENTS: Final = tuple(name for name in Staggering.__slots__ if name != "families")

@@ -12,7 +12,6 @@ from taps_core.model.endpoints import RemoteEndpoint
 from taps_core.model.errors import EstablishmentError, Reason, TapsError
 from taps_core.model.layers import ListenRequest
 from taps_core.model.reports import Attempt
-from taps_core.planning.candidates import chooses_paths
 from taps_core.runtime.establishment import plugin_failed
 from taps_core.runtime.gathering import ranking
 
@@ -148,7 +147,8 @@ class Doors:
                     self._on_path[door] = stack, place, each.index
 
     def _heeds_paths(self, stack: Stack) -> bool:
-        return chooses_paths(self._blueprint.effective) and stack.takes_paths
+        system = self._blueprint.runtime.system
+        return system.chooses_paths(self._blueprint.effective) and stack.takes_paths
 
     def _is_asked_for(self, transport: Transport) -> bool:
         return transport.deployable or any(

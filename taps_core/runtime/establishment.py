@@ -139,7 +139,8 @@ async def _win(
     group = connection._group
     group.learn(blueprint)
     isolated = group.properties["isolateSession"]
-    staggering = blueprint.runtime.system.staggering
+    system = blueprint.runtime.system
+    staggering = system.staggering_for(blueprint.properties, blueprint.remote)
     if isolated:
         staggering = staggering.isolated()
     attempts = report.gather()
@@ -261,12 +262,18 @@ def _request(
 
 
 async def load(blueprint: Blueprint) -> None:
-    """Import the plugins off the loop if that has not been done, and learn their properties."""
+    """Import the plugins and read system policy off the loop if that has not been done.
+
+    Then the plugins' properties are known.
+
+    Raises:
+        PolicyError: A policy file is none.
+    """
+    system = blueprint.runtime.system
+    if not system.has_read:
+        await blueprint.loop.run_in_executor(None, system.read)
     if not blueprint.learned:
-        registry = blueprint.runtime.system.registry
-        if not registry.loaded:
-            await blueprint.loop.run_in_executor(None, lambda: registry.transports)
-        blueprint.learn(registry.properties.values())
+        blueprint.learn(system.registry.properties.values())
 
 
 class _Secured:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from taps_core.model.endpoints import Endpoint
 from taps_core.model.errors import EstablishmentError, Reason, TapsError
 from taps_core.model.properties import Preference
-from taps_core.planning.candidates import MAX_LEAVES, build_leaves, chooses_paths
+from taps_core.planning.candidates import MAX_LEAVES, build_leaves
 from taps_core.planning.staggering import RESOLUTION_DELAY
 from taps_core.runtime.race import failure
 from taps_core.runtime.tasks import until_done
@@ -64,7 +64,10 @@ async def gather(
     locals_: Sequence[LocalEndpoint] = blueprint.local
     if any(map(_needs_resolution, locals_)):
         locals_ = await resolve_all(system.resolver_for(isolated=isolated), locals_, report)
-    chosen = system.paths.chosen(properties) if chooses_paths(properties) else ()
+    policy = system.whole_policy()
+    chosen: Sequence[Path] = ()
+    if system.chooses_paths(properties, blueprint.remote):
+        chosen = system.paths.chosen(properties, blueprint.remote)
     if not chosen and not any(map(_needs_resolution, blueprint.remote)):
         # Whoever has addresses needs nothing of what follows.
         leaves: Sequence[Leaf] = build_leaves(
@@ -72,6 +75,8 @@ async def gather(
         )
         if properties["useTemporaryLocalAddress"] in _STRICT:
             leaves = system.paths.from_right_source(leaves, properties)
+        if policy is not None and policy.judges_addresses:
+            leaves = system.paths.permitted(leaves, policy)
         if not leaves:
             raise _nothing_fits(blueprint.remote, locals_, chosen)
         return leaves, None
@@ -109,6 +114,8 @@ async def gather(
             )
         if properties["useTemporaryLocalAddress"] in _STRICT:
             leaves = system.paths.from_right_source(leaves, properties)
+        if policy is not None and policy.judges_addresses:
+            leaves = system.paths.permitted(leaves, policy)
         return leaves
 
     gathering = Gathering(blueprint, ranked, list(by_resolver), build, report)

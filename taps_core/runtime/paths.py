@@ -18,6 +18,7 @@ from taps_core.model.paths import InterfaceType, ProvisioningDomain, is_link_loc
 from taps_core.model.properties import Preference
 from taps_core.planning.candidates import MAX_LEAVES, build_leaves
 from taps_core.planning.paths import choose_paths
+from taps_core.planning.policy import Stance
 from taps_core.runtime.ip_sockets import source_address
 from taps_core.runtime.survey import of_this_machine
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from taps_core.model.paths import Interface
     from taps_core.planning.candidates import Families, Leaf
     from taps_core.planning.paths import Path, PathSelection
+    from taps_core.planning.policy import Policy
     from taps_core.planning.ranking import Ranked
     from taps_core.runtime.survey import Survey
 
@@ -53,6 +55,7 @@ class Paths:
             :class:`taps_core.model.paths.ProvisioningDomain`), or a function that
             returns them, asked each time.
         survey: Who tells of the machine; ``None``: its own system.
+        policy: Returns what system policy says now, if anything.
 
     Raises:
         ValueError: A domain cannot be.
@@ -63,11 +66,13 @@ class Paths:
         domains: Domains | Callable[[], Domains] | None = None,
         *,
         survey: Survey | None = None,
+        policy: Callable[[], Policy | None] = lambda: None,
     ) -> None:
         self._domains = domains
         self._fixed = (
             () if domains is None or callable(domains) else ProvisioningDomain.all_of(domains)
         )
+        self._policy = policy
         self._survey = survey
         self._network: Hashable = None
         self._network_until = 0.0
@@ -89,6 +94,13 @@ class Paths:
         Raises:
             EstablishmentError: INVALID_CONFIGURATION: what a function returned cannot be.
         """
+        own = self._own_domains()
+        policy = self._policy()
+        if policy is None or not policy.domains:
+            return own
+        return tuple({**policy.domains, **{each.name: each for each in own}}.values())
+
+    def _own_domains(self) -> tuple[ProvisioningDomain, ...]:
         if not callable(self._domains):
             return self._fixed
         try:
@@ -116,17 +128,33 @@ class Paths:
 
     # -- choosing
 
-    def choose(self, properties: Mapping[str, Any]) -> PathSelection:
-        """Rank the paths by ``interface`` and ``pvd``, as things are now."""
-        return choose_paths(self.interfaces(), self.domains(), properties)
+    def choose(
+        self, properties: Mapping[str, Any], remotes: Sequence[RemoteEndpoint] = ()
+    ) -> PathSelection:
+        """Rank the paths by ``interface``, ``pvd`` and system policy, as things are now.
 
-    def chosen(self, properties: Mapping[str, Any]) -> Sequence[Path]:
+        Args:
+            properties: What is asked for.
+            remotes: Where it goes, as far as that is known: for system policy.
+        """
+        policy = self._policy()
+        return choose_paths(
+            self.interfaces(),
+            self.domains(),
+            properties,
+            None if policy is None else policy.on(remotes),
+            bound=policy is not None and policy.needs_paths(remotes),
+        )
+
+    def chosen(
+        self, properties: Mapping[str, Any], remotes: Sequence[RemoteEndpoint] = ()
+    ) -> Sequence[Path]:
         """The paths that are left, best first; none where the system chooses.
 
         Raises:
             NoCandidates: None is left, with the reasons.
         """
-        selection = self.choose(properties)
+        selection = self.choose(properties, remotes)
         error = selection.error()
         if error is not None:
             raise error
@@ -219,7 +247,7 @@ class Paths:
             EstablishmentError: INVALID_CONFIGURATION: nowhere.
         """
         pairs = (*properties["interface"], *properties["pvd"])
-        if not any(preference in _STRICT for preference, _ in pairs):
+        if not any(preference in _STRICT for preference, _ in pairs) and not self._prohibits():
             return endpoints
         chosen = self.chosen(properties)
         if not chosen:
@@ -241,6 +269,13 @@ class Paths:
             )
         return list(found)
 
+    def _prohibits(self) -> bool:
+        """Whether system policy prohibits interfaces, wherever it goes."""
+        policy = self._policy()
+        return policy is not None and any(
+            say.stance is Stance.PROHIBIT for say in policy.on().interfaces.values()
+        )
+
     def address_of(self, name: str) -> str | None:
         """An address by which an interface is reached, IPv4 first; ``None``: it has none."""
         for interface in self.interfaces():
@@ -252,6 +287,43 @@ class Paths:
                 ]
                 return min(addresses, key=lambda each: ":" in each, default=None)
         return None
+
+    # -- system policy
+
+    def permitted(self, leaves: Sequence[Leaf], policy: Policy) -> Sequence[Leaf]:
+        """Those whose addresses system policy does not prohibit.
+
+        Args:
+            leaves: Candidates.
+            policy: One that judges addresses.
+
+        Raises:
+            NoCandidates: None is left. POLICY_PROHIBITED.
+        """
+        interfaces: dict[str, Interface] = {}
+
+        def interface_of(name: str) -> Interface | None:
+            if not interfaces:
+                for each in self.interfaces():
+                    interfaces[each.name] = interfaces[str(each.index)] = each
+            return interfaces.get(name)
+
+        kept: list[Leaf] = []
+        against: dict[str, tuple[str, ...]] = {}
+        for leaf in leaves:
+            why = policy.against(leaf, interface_of)
+            if why:
+                against[leaf.what] = why
+            else:
+                kept.append(leaf)
+        if kept or not leaves:
+            return kept
+        lines = [f"  {what}: {'; '.join(why)}" for what, why in against.items()]
+        raise NoCandidates(
+            "\n".join(["system policy prohibits all that could be tried:", *lines]),
+            reason=Reason.POLICY_PROHIBITED,
+            rejected=against,
+        )
 
     # -- temporary addresses
 

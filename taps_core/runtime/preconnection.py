@@ -10,7 +10,6 @@ from taps_core.model.errors import EstablishmentError, Reason
 from taps_core.model.messages import MessageContext
 from taps_core.model.properties import Direction, TransportProperties
 from taps_core.model.security import SecurityParameters
-from taps_core.planning.candidates import chooses_paths
 from taps_core.runtime.blueprint import Blueprint
 from taps_core.runtime.connection import Connection
 from taps_core.runtime.establishment import TIMEOUT, establish
@@ -133,8 +132,9 @@ class Preconnection:
             framers=self._framers,
         )
         asked = {name: self.transport.get(name) for name in ("interface", "pvd")}
-        if chooses_paths(asked):
-            return selection.on_paths(self.system.paths.choose(asked))
+        remotes = () if role == "listen" else self._remote
+        if self.system.chooses_paths(asked, remotes):
+            return selection.on_paths(self.system.paths.choose(asked, remotes))
         return selection
 
     async def resolve(self) -> tuple[list[LocalEndpoint], list[RemoteEndpoint]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import weakref
-from collections.abc import Callable, Coroutine, Generator, Hashable, Iterable
+from collections.abc import Callable, Coroutine, Generator, Hashable, Iterable, Mapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, Self
 from warnings import warn
@@ -18,12 +18,18 @@ from warnings import warn
 from taps_core.model.errors import PluginError
 from taps_core.model.framer import Codec, Framer
 from taps_core.model.layers import FramerDefinition
-from taps_core.model.properties import ConnectionState
+from taps_core.model.properties import ConnectionState, Preference
+from taps_core.planning.candidates import chooses_paths
+from taps_core.planning.policy import Policy
 from taps_core.planning.selection import Selector
 from taps_core.planning.staggering import Staggering
 from taps_core.runtime.tasks import Team
 
 if TYPE_CHECKING:
+    import os
+    from collections.abc import Sequence
+    from typing import TypeAlias
+
     from taps_core.model.endpoints import LocalEndpoint, RemoteEndpoint
     from taps_core.model.paths import ProvisioningDomain
     from taps_core.model.properties import TransportProperties
@@ -38,6 +44,8 @@ if TYPE_CHECKING:
     from taps_core.runtime.resolver import Resolving
     from taps_core.runtime.survey import Survey
 
+    GivenPolicy: TypeAlias = Policy | Mapping[str, Any] | None
+
 __all__ = ["LoopRuntime", "System"]
 
 #: The System in use, in front of those that it hides: entering and leaving is
@@ -48,6 +56,8 @@ _current: ContextVar[tuple[System, ...]] = ContextVar("taps_core_system", defaul
 #: Provisioning Domains whose resolvers are remembered at most.
 _DOMAINS: Final = 64
 
+_NO_POLICY: Final = Policy()
+
 
 class System:
     """Plugins, resolver and policy that Connections are made with.
@@ -57,7 +67,13 @@ class System:
             place of what is installed; a Registry is taken as it is.
         allow: Entry points to use of what is installed; ``None``: all.
         block: Entry points to leave out.
-        policy: Protocol names that the system prohibits, prefers or avoids.
+        policy: What the program itself prefers, avoids and prohibits, after what this
+            machine says, so with the last word but for prohibitions: a Policy, a mapping as
+            a policy file has it, or a function that returns one of these or ``None``, asked
+            for each Connection.
+        policy_files: Files to read system policy from, in the order in which they count;
+            ``None``: those of this machine and its user (see the reference), unless there
+            are ``plugins`` in place of what is installed here.
         resolver: In place of the built-in one.
         provisioning_domains: Those of system policy for the ``pvd`` property, name → fields
             (``interfaces``, ``addresses``, ``resolvers``, ``search``, ``kinds``), or a
@@ -77,7 +93,8 @@ class System:
         *,
         allow: Iterable[str] | None = None,
         block: Iterable[str] = (),
-        policy: Any = None,
+        policy: GivenPolicy | Callable[[], GivenPolicy] = None,
+        policy_files: Iterable[str | os.PathLike[str]] | None = None,
         resolver: Resolving | None = None,
         provisioning_domains: Domains | Callable[[], Domains] | None = None,
         survey: Survey | None = None,
@@ -90,6 +107,13 @@ class System:
         self._block = tuple(block)
         self._registry: Registry | None = None
         self._selector: Selector | None = None
+        if policy_files is None and plugins is not None:
+            policy_files = ()
+        self._policy_files = None if policy_files is None else tuple(policy_files)
+        #: What files say; ``None``: not read yet.
+        self._written: Policy | None = _NO_POLICY if self._policy_files == () else None
+        #: What was put together last: the program's and the whole.
+        self._merged: tuple[Policy, Policy] | None = None
         self.policy = policy
         self._resolver = resolver
         self._resolves_itself = resolver is None
@@ -101,6 +125,7 @@ class System:
             _ = self.paths  # what cannot be is said at once
         self.event_log = event_log
         self.close_timeout = close_timeout
+        self._staggers_itself = staggering is not None
         self.staggering = Staggering() if staggering is None else staggering
         #: Role and properties → what Blueprints make of them.
         self.worked_out: dict[Any, WorkedOut] = {}
@@ -150,6 +175,100 @@ class System:
         return registry
 
     @property
+    def policy(self) -> GivenPolicy | Callable[[], GivenPolicy]:
+        """What the program itself says; may be set anew.
+
+        Raises:
+            TypeError: It is something else.
+            PolicyError: It has a key that there is not, or a value that cannot be.
+        """
+        return self._policy
+
+    @policy.setter
+    def policy(self, policy: GivenPolicy | Callable[[], GivenPolicy]) -> None:
+        self._policy = policy if policy is None or callable(policy) else Policy.coerce(policy)
+
+    def whole_policy(self) -> Policy | None:
+        """What files and program say together; ``None`` if nobody says anything.
+
+        Reads the files if that has not been done.
+
+        Raises:
+            PolicyError: One of them is no policy.
+        """
+        written = self._written
+        if written is None:
+            self.read_policy()
+            written = self._written
+            assert written is not None
+        given = self._policy
+        if given is None:
+            return written or None
+        own = Policy.coerce(given() if callable(given) else given)
+        if not written:
+            return own or None
+        if self._merged is None or self._merged[0] is not own:
+            self._merged = own, written.then(own)
+        return self._merged[1]
+
+    @property
+    def has_read(self) -> bool:
+        """Whether plugins are imported and policy files read."""
+        return self._written is not None and self.registry.loaded
+
+    def read(self) -> None:
+        """Do both, in a thread: it takes a while.
+
+        Raises:
+            PolicyError: A file is no policy.
+        """
+        _ = self.registry.transports
+        if self._written is None:
+            self.read_policy()
+
+    def read_policy(self) -> None:
+        """Read the policy files anew.
+
+        Raises:
+            PolicyError: One is no policy. Nothing is established until it is.
+        """
+        from taps_core.runtime.policy_files import policy_files, read_policy
+
+        self._written = None
+        self._merged = None
+        files = policy_files() if self._policy_files is None else self._policy_files
+        self._written = read_policy(files)
+
+    def chooses_paths(
+        self, properties: Mapping[str, Any], remotes: Sequence[RemoteEndpoint] = ()
+    ) -> bool:
+        """Whether anything is asked for about paths, or system policy says anything.
+
+        Args:
+            properties: With ``interface`` and ``pvd``.
+            remotes: Where it goes, as far as that is known.
+        """
+        if chooses_paths(properties):
+            return True
+        policy = self.whole_policy()
+        return policy is not None and policy.chooses_paths(remotes)
+
+    def staggering_for(
+        self, properties: TransportProperties, remotes: Sequence[RemoteEndpoint]
+    ) -> Staggering:
+        """When attempts follow each other: what the program chose, and system policy."""
+        policy = self.whole_policy()
+        if policy is None:
+            return self.staggering
+        temporary = properties.explicit.get("useTemporaryLocalAddress")
+        return policy.on(remotes).staggering(
+            self.staggering,
+            own=self._staggers_itself,
+            # Whoever prefers temporary addresses prefers IPv6 (RFC 9623, section 4.1.3).
+            families=temporary not in (Preference.PREFER, Preference.REQUIRE),
+        )
+
+    @property
     def resolver(self) -> Resolving:
         """What turns names into addresses."""
         if self._resolver is None:
@@ -168,7 +287,9 @@ class System:
         if self._paths is None:
             from taps_core.runtime.paths import Paths
 
-            self._paths = Paths(self._provisioning_domains, survey=self._survey)
+            self._paths = Paths(
+                self._provisioning_domains, survey=self._survey, policy=self.whole_policy
+            )
         return self._paths
 
     def resolver_for(
@@ -253,12 +374,18 @@ class System:
             local=local,
             remote=remote,
             framers=framers,
-            policy=self.policy,
+            policy=self.whole_policy(),
         )
 
     def refresh(self) -> None:
-        """Ask plugins anew whether this machine can run them (a module was loaded…)."""
+        """Look at this machine anew.
+
+        Ask plugins whether it can run them (a module was loaded…), and read the policy
+        files again before the next Connection.
+        """
         self.registry.refresh()
+        if self._policy_files != ():
+            self._written = None
         if self._selector is not None:
             self._selector.invalidate()
 
