@@ -1,11 +1,16 @@
 """Fixtures for all test folders: strict event loops, networks in memory and in the lab."""
 
+import os
+
 from hypothesis import settings
 
 # pytest names test modules by their folders, and would take neatpy/ for the package of that name.
 import neatpy  # noqa: F401  # it is the package from now on
 
 pytest_plugins = ["taps_core.testing.fixtures", "tests.lab.plugin", "tests.lab.network"]
+
+# Nor on the policy of the machine that it runs on.
+os.environ["TAPS_POLICY"] = ""
 
 # No test depends on speed.
 settings.register_profile("taps", deadline=None)

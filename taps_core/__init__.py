@@ -17,6 +17,7 @@ from taps_core.model.errors import (
     NoCandidates,
     PartialMessageWarning,
     PluginError,
+    PolicyError,
     PropertyError,
     Reason,
     ReceiveError,
@@ -49,6 +50,7 @@ from taps_core.model.properties import (
 )
 from taps_core.model.reports import Attempt, EstablishmentReport, Resolution
 from taps_core.model.security import Certificate, SecurityParameters
+from taps_core.planning.policy import Policy
 from taps_core.planning.staggering import Staggering
 from taps_core.runtime.connection import Connection
 from taps_core.runtime.listener import Listener
@@ -85,6 +87,8 @@ __all__ = [
     "PartialMessageWarning",
     "PathChange",
     "PluginError",
+    "Policy",
+    "PolicyError",
     "Preconnection",
     "Preference",
     "PropertyError",

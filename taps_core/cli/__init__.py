@@ -48,6 +48,7 @@ examples:
 environment:
   TAPS_PLUGINS=tcp,framers   load only these plugins (empty: none)
   TAPS_PLUGINS_BLOCK=sctp    load all but these
+  TAPS_POLICY=policy.toml    read these policy files (empty: none)
   TAPS_TRACE=1               log imports and hook calls, with tracebacks
 """
 

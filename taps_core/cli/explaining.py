@@ -15,6 +15,7 @@ from taps_core.planning.candidates import chooses_paths
 from taps_core.planning.selection import By, Selector
 from taps_core.runtime.blueprint import with_protocols
 from taps_core.runtime.paths import Paths
+from taps_core.runtime.policy_files import policy_files, read_policy
 
 if TYPE_CHECKING:
     import argparse
@@ -45,9 +46,11 @@ def explain(registry: Registry, output: Output, arguments: argparse.Namespace) -
         PropertyError: A name or value that cannot be.
         PluginError: No framer of a name.
         EstablishmentError: What is asked for contradicts itself.
+        PolicyError: A policy file is none.
     """
     asked = demands(registry, arguments)
     security = asked.security
+    policy = read_policy(policy_files())
     selection = Selector(registry).select(
         asked.properties,
         role=arguments.role,
@@ -55,10 +58,13 @@ def explain(registry: Registry, output: Output, arguments: argparse.Namespace) -
         local=asked.local,
         remote=asked.remote,
         framers=asked.framers,
+        policy=policy,
     )
     wanted = {name: asked.properties.get(name) for name in ("interface", "pvd")}
-    if chooses_paths(wanted):
-        selection = selection.on_paths(Paths().choose(wanted))
+    destinations = () if arguments.role == "listen" else asked.remote
+    if chooses_paths(wanted) or policy.chooses_paths(destinations):
+        paths = Paths(policy=lambda: policy)
+        selection = selection.on_paths(paths.choose(wanted, destinations))
     offers = _offers(selection, security, asked.framers)
     if arguments.json:
         told = selection.as_json()
@@ -102,6 +108,8 @@ def _print(output: Output, selection: Selection) -> None:
         output.table(("STACK", "WHY", "WHOSE DEMAND"), rows)
     if selection.paths is not None:
         _print_paths(output, selection.paths)
+    for sentence in selection.policy:
+        output.text(sentence)
 
 
 def _print_paths(output: Output, paths: PathSelection) -> None:

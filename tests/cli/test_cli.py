@@ -336,6 +336,27 @@ def test_explain_shows_the_ranking_with_reasons(machine: PluginSite, run: Run) -
     assert "TCP has keepAlive, which the application prefers" in sentences(out)
 
 
+def test_explain_names_the_file_and_the_rule_of_system_policy(
+    machine: PluginSite, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "policy.toml"
+    file.write_text(
+        "[prohibit]\nfamilies = ['IPv6']\n"
+        "[[rule]]\nname = 'lab'\nhosts = ['*.lab']\nprohibit.protocols = ['tcp']\n"
+    )
+    monkeypatch.setenv("TAPS_POLICY", str(file))
+    asked = ["explain", "--security", "disabled", "--remote"]
+    out, _ = run(*asked, "printer.lab:515", "--json", expect=1)
+    assert f"system policy prohibits tcp ({file}, rule 1, lab)" in sentences(out)
+    assert json.loads(out)["policy"] == [f"system policy prohibits IPv6 ({file})"]
+    out, _ = run(*asked, "printer.example:515")
+    assert re.search(r"^1  TCP ", out, re.M)
+    assert "system policy prohibits IPv6" in out
+    file.write_text("[prohibits]\n")
+    _, err = run(*asked, "printer.lab:515", expect=1)
+    assert "line 1: prohibits: there is no such key" in err
+
+
 def test_explain_shows_each_rejection_and_whose_demand_it_was(
     machine: PluginSite, run: Run
 ) -> None:
