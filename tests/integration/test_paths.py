@@ -148,6 +148,32 @@ def test_a_required_or_prohibited_interface_leaves_one_path(
     run(main)
 
 
+@pytest.mark.requirement("R-9623-4.1.1.2-03")
+@BOTH
+def test_system_policy_chooses_the_interface_unless_the_application_does(
+    run: Run, two_paths: Network, version: int
+) -> None:
+    first, second = (two_paths.client.address(version, path) for path in (0, 1))
+
+    async def main() -> None:
+        async with ends(two_paths, "TCP", version) as network:
+            everywhere = f"{'::' if version == 6 else '0.0.0.0'}/0"
+            for policy in (
+                {"prefer": {"interfaces": ["path2"]}},
+                {"avoid": {"interfaces": ["path1"]}},
+                {"prohibit": {"interfaces": ["path1"]}},
+                {"rule": [{"networks": [everywhere], "prohibit": {"interfaces": ["path1"]}}]},
+            ):
+                network.systems[1].policy = policy
+                assert await network.seen() == second
+            network.systems[1].policy = {"avoid": {"interfaces": ["path1"]}}
+            assert await network.seen(properties={"interface": {"path1": "prefer"}}) == first
+            network.systems[1].policy = {"pvd": {"corp": {"interfaces": ["path2"]}}}
+            assert await network.seen(properties={"pvd": {"corp": "require"}}) == second
+
+    run(main)
+
+
 @pytest.mark.parametrize("stack", STACKS)
 @BOTH
 def test_a_local_endpoint_with_an_interface_or_an_address_is_where_it_comes_from(
