@@ -52,6 +52,7 @@ from taps_core.model.reports import Attempt, EstablishmentReport, Resolution
 from taps_core.model.security import Certificate, SecurityParameters
 from taps_core.planning.policy import Policy
 from taps_core.planning.staggering import Staggering
+from taps_core.runtime.cached import CachedState
 from taps_core.runtime.connection import Connection
 from taps_core.runtime.listener import Listener
 from taps_core.runtime.preconnection import Preconnection
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Attempt",
+    "CachedState",
     "CapacityProfile",
     "Certificate",
     "CloneError",

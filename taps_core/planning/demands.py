@@ -60,6 +60,7 @@ class Demands:
         remote: The same of each Remote Endpoint.
         policy: What the system says about where it goes.
         evidence: Names of transports that the peer is known to speak.
+        failing: Stacks, by their protocols, that have failed there lately.
 
     Raises:
         PropertyError: A protocol-specific property that its plugin does not
@@ -78,6 +79,7 @@ class Demands:
         remote: Sequence[tuple[frozenset[str], str | None]],
         policy: Verdict,
         evidence: frozenset[str],
+        failing: frozenset[tuple[str, ...]] = frozenset(),
     ) -> None:
         self._explicit = properties.explicit
         self._values = values = properties.effective(role, definitions)
@@ -88,6 +90,7 @@ class Demands:
         self._remote = () if role == "listen" else remote
         self._policy = policy
         self._evidence = evidence | {protocol for _, protocol in self._remote if protocol}
+        self._failing = failing
         by_preference: dict[Preference, list[str]] = {each: [] for each in Preference}
         for name in _MATCHED:
             # RFC 9622, section 6.2.18: ignored for Rendezvous.
@@ -278,6 +281,7 @@ class Demands:
             -self._prefers_met(stack, By.APPLICATION, reasons),
             self._avoids_unmet(stack, reasons),
             self._policy_place(stack, reasons),
+            self._trouble(stack, reasons),
             self._deployability(stack, reasons),
             -self._prefers_met(stack, By.DEFAULT, reasons),
             stack.name,
@@ -339,6 +343,13 @@ class Demands:
         name, say = found
         reasons.append(Why(say.sentence(name), By.POLICY))
         return 0 if say.stance is Stance.PREFER else 2
+
+    def _trouble(self, stack: Stack, reasons: list[Why]) -> bool:
+        if stack.protocols not in self._failing:
+            return False
+        sentence = f"{stack} has failed here lately: after what has not"
+        reasons.append(Why(sentence, By.MACHINE))
+        return True
 
     def _deployability(self, stack: Stack, reasons: list[Why]) -> int:
         transport = stack.transport

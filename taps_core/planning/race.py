@@ -63,7 +63,7 @@ from taps_core.planning.candidates import Leaf, interleave
 from taps_core.planning.staggering import DELAY, MAX_DELAY, MIN_DELAY, Level
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from typing import TypeAlias
 
     Delay: TypeAlias = "float | Callable[[Level, Leaf], float]"
@@ -221,6 +221,11 @@ class RacePlanner:
     def running(self) -> list[Leaf]:
         """Leaves that were started and whose end is not known, in that order."""
         return [leaf for leaf, attempt in self._begun.items() if attempt.outcome == "running"]
+
+    @property
+    def begun(self) -> Mapping[Leaf, Attempt]:
+        """Leaves that were started, in that order, with what became of them."""
+        return self._begun
 
     @property
     def waiting(self) -> tuple[Leaf, ...]:

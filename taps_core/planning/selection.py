@@ -9,9 +9,11 @@ right:
 2. the application's Prefers that are met;
 3. the application's Avoids that are not: ALWAYS there is worse than OPTIONAL;
 4. system policy;
-5. deployability: protocols that any peer speaks before those that need evidence;
-6. Prefers that are only defaults;
-7. name.
+5. what has failed there lately after what has not, in its racing class: the classes keep
+   their order, so that nobody changes it by making attempts fail;
+6. deployability: protocols that any peer speaks before those that need evidence;
+7. Prefers that are only defaults;
+8. name.
 
 A stack's key depends on nothing but the stack and what is asked for. So equal
 input has equal outcome, and installing a plugin never reorders the others.
@@ -46,7 +48,6 @@ _REMEMBERED: Final = 256
 _NO_PREFERENCES: Final = TransportProperties()
 _SECURE: Final = SecurityParameters()
 _NO_POLICY: Final = Policy().on()
-_NO_EVIDENCE: Final[frozenset[str]] = frozenset()
 
 
 class Selector:
@@ -78,7 +79,8 @@ class Selector:
         remote: Sequence[RemoteEndpoint] = (),
         framers: Sequence[FramerDefinition] = (),
         policy: Policy | Mapping[str, Any] | None = None,
-        evidence: frozenset[str] = _NO_EVIDENCE,
+        evidence: frozenset[str] = frozenset(),
+        failing: frozenset[tuple[str, ...]] = frozenset(),
     ) -> Selection:
         """Rank the stacks and give the reason for every place and every rejection.
 
@@ -91,6 +93,8 @@ class Selector:
             framers: In the order in which they were added.
             policy: The system's say.
             evidence: Names of transports that the peer is known to speak.
+            failing: Stacks that have failed there lately, each as the names of its
+                transport and its security layer.
 
         Returns:
             Possibly without a candidate; see :meth:`Selection.candidates`.
@@ -125,6 +129,7 @@ class Selector:
             framers,
             verdict.key,
             evidence,
+            failing,
         )
         try:
             known = self._selections.get(key)
@@ -133,7 +138,14 @@ class Selector:
             known = None
         if known is None:
             demands = Demands(
-                properties, self._all_definitions(), role, security, *shapes, verdict, evidence
+                properties,
+                self._all_definitions(),
+                role,
+                security,
+                *shapes,
+                verdict,
+                evidence,
+                failing,
             )
             _check_framers(framers)
             known = self._judge(demands, framers, role)
@@ -159,7 +171,10 @@ class Selector:
                 rejected.append(Rejected(stack, refusals))
             else:
                 ranked.append(demands.rank(stack))
-        ranked.sort(key=_key)
+        ranked.sort(key=_key_without_trouble)
+        if any(each.key[_TROUBLE] for each in ranked):
+            classes = {each.racing_class: index for index, each in reversed([*enumerate(ranked)])}
+            ranked.sort(key=lambda each: (classes[each.racing_class], each.key))
         return Selection(ranked, rejected, role)
 
     def _composed(self, framers: tuple[FramerDefinition, ...]) -> list[Stack]:
@@ -200,5 +215,9 @@ def select(
     return Selector(plugins).select(properties, **how)
 
 
-def _key(ranked: Ranked) -> tuple[Any, ...]:
-    return ranked.key
+#: Where the key says what has failed lately.
+_TROUBLE: Final = 4
+
+
+def _key_without_trouble(ranked: Ranked) -> tuple[Any, ...]:
+    return ranked.key[:_TROUBLE] + ranked.key[_TROUBLE + 1 :]

@@ -205,6 +205,9 @@ async def _race(
             leaf, flow = await race(planner, attempt, late=late, changed=report.tell)
         finally:
             report.waiting = planner.waiting
+            if not connection._group.properties["isolateSession"]:
+                system = connection._blueprint.runtime.system
+                system.cached.learn(planner, system.paths)
     if leaf in offered and offered[leaf].taken and connection._early is not None:
         connection._early.done = True
     return Won(flow, leaf.stack, asked[leaf], leaf)

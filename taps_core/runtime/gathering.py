@@ -60,7 +60,8 @@ async def gather(
         EstablishmentError: There is none.
     """
     system, properties = blueprint.runtime.system, blueprint.effective
-    ranked = ranking(blueprint)
+    ranked = ranking(blueprint, isolated=isolated)
+    cached = None if isolated else system.cached
     locals_: Sequence[LocalEndpoint] = blueprint.local
     if any(map(_needs_resolution, locals_)):
         locals_ = await resolve_all(system.resolver_for(isolated=isolated), locals_, report)
@@ -79,7 +80,7 @@ async def gather(
             leaves = system.paths.permitted(leaves, policy)
         if not leaves:
             raise _nothing_fits(blueprint.remote, locals_, chosen)
-        return leaves, None
+        return cached.order(leaves, system.paths) if cached else leaves, None
 
     by_resolver: dict[Resolving, list[Path]] = {}
     for path in chosen:
@@ -94,7 +95,7 @@ async def gather(
         stacks = ranked
         if any(endpoint.protocol is not None for endpoint in remotes):
             # What the peer's records say that it speaks is evidence.
-            stacks = ranking(blueprint, remotes)
+            stacks = ranking(blueprint, remotes, isolated=isolated)
         if chosen:
             from taps_core.runtime.paths import gather_on
 
@@ -116,7 +117,7 @@ async def gather(
             leaves = system.paths.from_right_source(leaves, properties)
         if policy is not None and policy.judges_addresses:
             leaves = system.paths.permitted(leaves, policy)
-        return leaves
+        return cached.order(leaves, system.paths) if cached else leaves
 
     gathering = Gathering(blueprint, ranked, list(by_resolver), build, report)
     try:
@@ -133,13 +134,17 @@ _STRICT: Final = (Preference.REQUIRE, Preference.PROHIBIT)
 
 
 def ranking(
-    blueprint: Blueprint, remotes: Sequence[RemoteEndpoint] | None = None
+    blueprint: Blueprint,
+    remotes: Sequence[RemoteEndpoint] | None = None,
+    *,
+    isolated: bool = False,
 ) -> Sequence[Ranked]:
     """The candidate stacks, best first.
 
     Args:
         blueprint: What is wanted.
         remotes: What its Remote Endpoints lead to, once that is known.
+        isolated: Whether to leave aside what is known of earlier Connections.
 
     Raises:
         NoCandidates: With the reason for every rejection.
@@ -151,6 +156,7 @@ def ranking(
         local=blueprint.local,
         remote=blueprint.remote if remotes is None else tuple(remotes),
         framers=blueprint.framers,
+        isolated=isolated,
     )
     return selection.candidates()
 

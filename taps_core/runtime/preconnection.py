@@ -130,6 +130,7 @@ class Preconnection:
             local=self._local,
             remote=self._remote,
             framers=self._framers,
+            isolated=self.transport.get("isolateSession"),
         )
         asked = {name: self.transport.get(name) for name in ("interface", "pvd")}
         remotes = () if role == "listen" else self._remote

@@ -20,9 +20,11 @@ from taps_core.model.framer import Codec, Framer
 from taps_core.model.layers import FramerDefinition
 from taps_core.model.properties import ConnectionState, Preference
 from taps_core.planning.candidates import chooses_paths
+from taps_core.planning.history import NOTHING
 from taps_core.planning.policy import Policy
 from taps_core.planning.selection import Selector
 from taps_core.planning.staggering import Staggering
+from taps_core.runtime.cached import CachedState
 from taps_core.runtime.tasks import Team
 
 if TYPE_CHECKING:
@@ -81,10 +83,15 @@ class System:
         survey: Who tells of interfaces and routes, in place of this machine's system.
         event_log: How many events every Connection remembers (0: none).
         close_timeout: Seconds that leaving ``async with connection`` waits.
-        staggering: When the next attempt of a race starts; ``None``: as RFC 8305 says.
+        staggering: When the next attempt of a race starts; ``None``: as RFC 8305 says, with
+            round-trip times of earlier Connections where they are known.
+        cached: What is remembered of Connections; ``None``: nothing yet.
+
+    Attributes:
+        cached: See :class:`CachedState`.
 
     Raises:
-        ValueError: A Provisioning Domain cannot be.
+        ValueError: A Provisioning Domain, or ``policy``, cannot be.
     """
 
     def __init__(
@@ -101,6 +108,7 @@ class System:
         event_log: int = 0,
         close_timeout: float = 10.0,
         staggering: Staggering | None = None,
+        cached: CachedState | None = None,
     ) -> None:
         self._plugins = plugins
         self._allow = allow
@@ -126,7 +134,8 @@ class System:
         self.event_log = event_log
         self.close_timeout = close_timeout
         self._staggers_itself = staggering is not None
-        self.staggering = Staggering() if staggering is None else staggering
+        self.cached = CachedState() if cached is None else cached
+        self.staggering = staggering or Staggering(round_trip=self._round_trip)
         #: Role and properties → what Blueprints make of them.
         self.worked_out: dict[Any, WorkedOut] = {}
         self._runtimes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopRuntime] = (
@@ -268,6 +277,9 @@ class System:
             families=temporary not in (Preference.PREFER, Preference.REQUIRE),
         )
 
+    def _round_trip(self, remote: RemoteEndpoint, path: str) -> float | None:
+        return self.cached.round_trip(remote, path, self.paths) if self.cached else None
+
     @property
     def resolver(self) -> Resolving:
         """What turns names into addresses."""
@@ -362,11 +374,25 @@ class System:
         local: tuple[LocalEndpoint, ...],
         remote: tuple[RemoteEndpoint, ...],
         framers: tuple[FramerDefinition, ...],
+        isolated: bool = False,
     ) -> Selection:
-        """Rank the Protocol Stacks; pure but for asking plugins, once, if they can run."""
+        """Rank the Protocol Stacks; pure but for asking plugins, once, if they can run.
+
+        Args:
+            properties: As for :meth:`Selector.select`, and so are the others.
+            role: Likewise.
+            security: Likewise.
+            local: Likewise.
+            remote: Likewise.
+            framers: Likewise.
+            isolated: Whether to leave aside what is known of earlier Connections.
+        """
         selector = self._selector
         if selector is None:
             selector = self._selector = Selector(self.registry)
+        known = NOTHING
+        if self.cached and role != "listen" and not isolated:
+            known = self.cached.about(remote, self.paths)
         return selector.select(
             properties,
             role=role,
@@ -375,6 +401,8 @@ class System:
             remote=remote,
             framers=framers,
             policy=self.whole_policy(),
+            evidence=known.speaks,
+            failing=known.failing,
         )
 
     def refresh(self) -> None:
