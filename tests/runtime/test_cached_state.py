@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +11,12 @@ import pytest
 
 import taps_core as taps
 from taps_core.planning.history import HALF_LIFE
+from taps_core.testing import MemoryStream
 
 if TYPE_CHECKING:
-    from taps_core.testing import VirtualNetwork
-    from taps_core.testing.fixtures import VirtualRun
+    from taps_core.plugin import ConnectRequest, Flow
+    from taps_core.testing import MemoryNetwork, VirtualNetwork
+    from taps_core.testing.fixtures import Run, VirtualRun
 
 SERVER = "server.example:7000"
 SIX, FOUR = "2001:db8::1", "192.0.2.1"
@@ -42,6 +45,34 @@ async def tried(transport: dict[str, Any] | None = None) -> tuple[list[str], flo
         return [
             each.as_json()["remote"].rpartition(":")[0].strip("[]") for each in connection.report
         ], round(ready, 6)
+
+
+def test_a_stack_that_failed_comes_after_one_that_worked(
+    run: Run, world: Any, memory_network: MemoryNetwork
+) -> None:
+    class Other(MemoryStream):
+        name = "a-better-stream"
+
+        async def connect(self, request: ConnectRequest) -> Flow:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "refused")
+
+    def stacks(connection: taps.Connection[Any]) -> list[str]:
+        return [each.as_json()["stack"] for each in connection.report]
+
+    async def main() -> None:
+        here = world(MemoryStream(memory_network), Other(memory_network))
+        async with here.listen(until_the_end) as listener:
+            async with here.to(listener).initiate() as connection:
+                assert stacks(connection) == ["A-BETTER-STREAM", "MEMORY-STREAM"]
+            async with here.to(listener).initiate() as connection:
+                assert stacks(connection) == ["MEMORY-STREAM"]
+            selection = here.to(listener).select()
+            assert "has failed here lately" in str(selection)
+            alone = here.to(listener)
+            alone.transport.set("isolateSession", True)
+            assert "lately" not in str(alone.select())
+
+    run(main, memory_network)
 
 
 @pytest.mark.requirement("R-9623-9.2-01", "R-9623-9.2-04")
