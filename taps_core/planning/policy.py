@@ -16,7 +16,6 @@ something is preferred is asked before, so there a name is matched by ``hosts`` 
 
 from __future__ import annotations
 
-import dataclasses
 import ipaddress
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
@@ -99,8 +98,7 @@ class Say(NamedTuple):
         return f" ({self.source})" if self.source else ""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Rule:
+class Rule(NamedTuple):
     """What is said about some destinations, or about all. A value."""
 
     source: str = ""
