@@ -23,7 +23,6 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from taps_core.model.errors import PolicyError
-from taps_core.model.paths import ProvisioningDomain, type_named
 from taps_core.planning.candidates import MAX_LEAVES
 from taps_core.planning.staggering import MAX_DELAY, MIN_DELAY
 
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from taps_core.model.endpoints import RemoteEndpoint
-    from taps_core.model.paths import Interface
+    from taps_core.model.paths import Interface, ProvisioningDomain
     from taps_core.planning.candidates import Leaf
     from taps_core.planning.staggering import Staggering
 
@@ -209,6 +208,8 @@ class Verdict:
 
         The word that it was called by comes with it.
         """
+        from taps_core.model.paths import type_named  # only where there are paths
+
         found = [
             (word, say)
             for word, say in self.interfaces.items()
@@ -599,6 +600,8 @@ def _racing(value: Any, at: tuple[str | int, ...]) -> dict[str, float]:
 
 
 def _domains(value: Any) -> dict[str, ProvisioningDomain]:
+    from taps_core.model.paths import ProvisioningDomain  # only where there are any
+
     found: dict[str, ProvisioningDomain] = {}
     for name, fields in _table(value, ("pvd",)).items():
         try:
