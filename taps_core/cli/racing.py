@@ -15,6 +15,7 @@ from taps_core.cli.output import WIDTH, Cell, Plain, Tone
 from taps_core.cli.waterfall import NotAReport, in_ms, waterfall
 from taps_core.model.errors import ConnectionError, EstablishmentError, PropertyError
 from taps_core.model.reports import Attempt, EstablishmentReport, Resolution
+from taps_core.runtime.policy_files import policy_files
 from taps_core.runtime.preconnection import Preconnection
 from taps_core.runtime.system import System
 
@@ -131,7 +132,7 @@ class _Race:
             transport=asked.properties,
             security=asked.security,
             framers=asked.framers,
-            system=System(registry, close_timeout=_CLOSING),
+            system=System(registry, policy_files=policy_files(), close_timeout=_CLOSING),
         )
         self.report: EstablishmentReport | None = None
         self.error: EstablishmentError | None = None
