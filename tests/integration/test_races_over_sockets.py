@@ -179,6 +179,7 @@ def test_losers_are_closed_before_the_winner_is_handed_over_also_sockets(
                 assert first.connected is None
                 # TCP was, and its TLS never came: the next one had to wait from then on.
                 assert second.connected is not None
-                assert third.started - second.connected >= 0.02
+                # uvloop's clock has milliseconds.
+                assert third.started - second.connected > 0.019
 
     run(main)
