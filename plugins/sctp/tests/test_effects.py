@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from taps_sctp import SCTP
-from taps_sctp.linux import get_with_input
 
 import taps_core as taps
 from taps_core.planning.stacks import Stack
-from taps_core.plugin import DSCP, CapacityProfile, Kind
+from taps_core.plugin import DSCP, CapacityProfile, Kind, ask_socket
 from tests.effects.test_effects import samples
 
 from .conftest import kernel_socket, until
@@ -114,7 +113,7 @@ def options(connection: taps.Connection[Any]) -> dict[tuple[int, int], bytes]:
             with contextlib.suppress(OSError):
                 found[level, name] = sock.getsockopt(level, name, 16)
     for name, size in OPTIONS[132].items():  # type: ignore[attr-defined]
-        found[132, name] = get_with_input(sock, name, bytes(size))
+        found[132, name] = ask_socket(sock, 132, name, bytes(size))
     return found
 
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from taps_sctp import association as associations
 from taps_sctp.flow import SCTPFlow
-from taps_sctp.linux import get_with_input
 
 import taps_core as taps
+from taps_core.plugin import ask_socket
 
 from .conftest import kernel_socket, until
 
@@ -28,7 +28,7 @@ ALL_POLICIES = 0x80
 def abandoned(connection: taps.Connection[Any]) -> tuple[int, int]:
     """How many Messages the kernel has given up, before they were sent, and after."""
     given = struct.pack("=iHHQQ", 0, 0, ALL_POLICIES, 0, 0)
-    answer = get_with_input(kernel_socket(connection), PR_ASSOC_STATUS, given)
+    answer = ask_socket(kernel_socket(connection), 132, PR_ASSOC_STATUS, given)
     return struct.unpack("=iHHQQ", answer)[3:]
 
 
