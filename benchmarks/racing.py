@@ -54,12 +54,15 @@ class Situation:
     """Whether nothing gets through over IPv6."""
     refused: bool = False
     """Whether nobody listens at the IPv6 address."""
+    unreachable: bool = False
+    """Whether this host itself knows that nothing leads to the IPv6 address."""
 
 
 SITUATIONS: Final = (
     Situation(name="healthy", budget=(1, 0.030)),
     Situation(name="IPv6 is a black hole", budget=(1, DELAY + 0.030), blackhole=True),
-    # The refusal is a round trip by itself, before the one that is asked for.
+    # The peer's refusal is a round trip by itself, before the one that is asked for.
+    Situation(name="IPv6 is refused at once", budget=(1, 0.020), unreachable=True),
     Situation(name="IPv6 is refused", budget=(2, 0.020), refused=True),
 )
 
@@ -212,9 +215,14 @@ def measure(network: Network, *, loops: Sequence[str], runs: int) -> Iterator[Fi
         for situation in SITUATIONS:
             if situation.blackhole:
                 network.path.blackhole(6)
+            nowhere = f"route {{}} unreachable {network.server.address(6)}/128"
+            if situation.unreachable:
+                network.client.ip(nowhere.format("add"))
             with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
                 times = runner.run(_runs(network, situation, contenders, runs))
             network.path.up()
+            if situation.unreachable:
+                network.client.ip(nowhere.format("del"))
             trips, besides = situation.budget
             least = min(statistics.median(times[name]) for name in contenders if name != "taps")
             for name in contenders:

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import pathlib
 import socket
+import struct
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,9 +17,10 @@ import taps_tcp.fast_open
 from taps_core.plugin import Support
 from taps_core.testing import local_identity
 from taps_tcp import TCP, TCPInfo
+from tests.programs import program
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
     from taps_core.testing import Capture, KernelNetwork, Packet
 
@@ -132,6 +135,46 @@ def test_nothing_is_in_a_syn_that_may_not_come_twice_or_was_not_asked_for(
         assert [type(each) for each in sent] == [taps.Sent, taps.Sent]
 
     run(main)
+
+
+def frames(sock: socket.socket) -> Iterator[bytes]:
+    """What has arrived at a packet socket."""
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            data, (_, _, direction, *_) = sock.recvfrom(1 << 16)
+            if direction != 4:  # PACKET_OUTGOING: loopback shows each a second time
+                yield data
+
+
+@pytest.mark.usefixtures("switched_on")
+def test_tshark_sees_the_message_in_the_syn_and_what_may_not_come_twice_behind_it(run, tmp_path):
+    tshark = program("tshark")
+    trace = tmp_path / "trace.pcap"
+
+    async def main():
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)) as wire:
+            wire.bind(("lo", 0))
+            wire.setblocking(False)
+            async with listening() as listener:
+                for _ in range(2):
+                    await exchange(listener)
+                await exchange(listener, message={"safely_replayable": False})
+            with trace.open("wb") as file:
+                file.write(struct.pack("=IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 1 << 16, 1))
+                for frame in frames(wire):
+                    file.write(struct.pack("=IIII", 0, 0, len(frame), len(frame)) + frame)
+
+    run(main)
+    read = subprocess.run(
+        [
+            *(tshark, "-r", trace, "-Y", "tcp.flags.syn == 1 && tcp.flags.ack == 0"),
+            *("-T", "fields", "-e", "tcp.payload"),
+        ],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    assert read.split("\n")[:3] == ["", HELLO.hex(), ""]
 
 
 def test_a_listener_that_has_not_asked_takes_nothing_before_the_handshake(run, switched_on):
