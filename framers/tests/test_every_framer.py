@@ -26,6 +26,9 @@ from taps_core.testing import CheckedFlow, Recorder
 from taps_core.testing.scripted import ScriptedFlow
 from taps_framers import TLV, JSONLines, LengthPrefix, Line, Netstring, Varint, taps_framers
 
+# Every combination there is, which takes its time.
+pytestmark = pytest.mark.slow
+
 FRAMERS: dict[str, FramerDefinition] = {
     "length-prefix": LengthPrefix(),
     "length-prefix-1": LengthPrefix(1),

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from taps_core.testing import VirtualDatagram, VirtualNetwork, VirtualStream
 from taps_core.testing.conformance import ByteStreamConformance, DatagramConformance
 from tests.testing.between import Between
+
+# Every combination there is, which takes its time.
+pytestmark = pytest.mark.slow
 
 HOSTS = [VirtualNetwork().client for _ in range(3)]
 
