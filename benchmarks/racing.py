@@ -89,7 +89,7 @@ async def asyncio_streams(infos: Infos) -> float:
     async def getaddrinfo(*_: Any, **__: Any) -> Infos:
         return infos
 
-    loop.getaddrinfo = getaddrinfo  # type: ignore[method-assign]
+    loop.getaddrinfo = getaddrinfo  # type: ignore[method-assign]  # this loop's alone
     begin = perf_counter()
     _, writer = await asyncio.open_connection(
         "server.example", PORT, happy_eyeballs_delay=DELAY, interleave=1

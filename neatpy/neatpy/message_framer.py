@@ -277,6 +277,7 @@ class MessageFramer:
                     self._connection, data, context or MessageContext(), outcome, end
                 )
         except Exception:
+            # An application's framer may raise anything; it costs that Message.
             logger.exception("%s could not frame a Message", type(framer).__name__)
             failed = SendErrorReason.FAILURE_UNDERLYING_STACK
             return (None if outcome is None else outcome.take()), failed
