@@ -1,5 +1,6 @@
 """Fixtures for all test folders: strict event loops, networks in memory and in the lab."""
 
+import gc
 import os
 
 import pytest
@@ -23,3 +24,9 @@ settings.load_profile("taps")
 def _nothing_is_known_of_earlier_tests() -> None:
     """What failed in one test, at an address that others use, too, is no reason in the next."""
     taps.System.current().cached.forget()
+
+
+def pytest_collection_finish() -> None:
+    """Tests collect garbage to find leaks: what is there before the first need not be looked at."""
+    gc.collect()
+    gc.freeze()
