@@ -200,6 +200,9 @@ class Gathering:
         self._refusal: EstablishmentError | None = None
         self._keys: set[Hashable] = set()
         self._tasks: list[asyncio.Task[None]] = []
+        #: What comes later of the only name, until its task begins: one that is cancelled
+        #: before it began does nothing, not even what it would do in the end.
+        self._untouched: tuple[Trickle[RemoteEndpoint], Resolution] | None = None
         self._news = asyncio.Event()
 
     @property
@@ -277,7 +280,14 @@ class Gathering:
         tasks, self._tasks = self._tasks, []
         for task in tasks:
             task.cancel()
-        await until_done(tasks)
+        try:
+            await until_done(tasks)
+        finally:
+            untouched, self._untouched = self._untouched, None
+            if untouched is not None:
+                later, resolution = untouched
+                self._report.resolution_over(resolution, "cancelled", self._loop.time())
+                await later.aclose()
         for task in tasks:
             if not task.cancelled():
                 task.exception()  # looked at: nobody needs more candidates now
@@ -329,6 +339,7 @@ class Gathering:
         if later is None:
             report.resolution_over(resolution, "resolved", loop.time())
         elif alone:
+            self._untouched = later, resolution
             self._spawn(self._follow(which, index, later, resolution))
         else:
             await self._follow(which, index, later, resolution)
@@ -336,6 +347,7 @@ class Gathering:
     async def _follow(
         self, which: int, index: int, later: Trickle[RemoteEndpoint], resolution: Resolution
     ) -> None:
+        self._untouched = None
         outcome, wrong = "cancelled", None
         try:
             async for more in later:

@@ -308,6 +308,30 @@ def test_a_bug_in_a_resolver_ends_the_establishment_and_leaves_nothing(
     virtual_run(scenario)
 
 
+def test_a_bug_that_what_was_found_brings_to_light_closes_what_trickles(
+    virtual_run: VirtualRun, world: Any, there: MemoryNetwork
+) -> None:
+    """In the turn in which the first answer came: nothing has begun to wait for the others."""
+    spoken = taps.RemoteEndpoint(ip_address=FOUR, port=7, protocol="memory-stream")
+    resolver = Trickler(server=[(0.0, [spoken]), (0.1, [SIX])])
+
+    def policy() -> None:
+        # Stacks are ranked anew by what the peer's records say that it speaks.
+        if resolver.terms:
+            raise KeyError("a bug")
+
+    async def scenario(_: VirtualNetwork) -> None:
+        here = world(MemoryStream(there), resolver=resolver, policy=policy)
+        connection = here.to(of_server()).initiate()
+        with pytest.raises(taps.EstablishmentError, match="KeyError"):
+            await connection
+        (name,) = connection.report.resolutions
+        assert name.outcome == "cancelled"
+        assert resolver.open == 0
+
+    virtual_run(scenario)
+
+
 @pytest.mark.requirement("R-9623-12.2-02")
 def test_however_many_addresses_trickle_in_the_race_stays_small(
     virtual_run: VirtualRun, world: Any, there: MemoryNetwork
