@@ -154,11 +154,6 @@ class _Check:
         return sum(verdict.outcome == outcome for verdict in self.verdicts)
 
     @property
-    def suite_name(self) -> str:
-        """That of the class which an author subclasses."""
-        return self.suite.__mro__[1].__name__
-
-    @property
     def _suite_name(self) -> str:
         """That of the class which an author subclasses."""
         return self.suite.__mro__[1].__name__
