@@ -103,6 +103,7 @@ from taps_core.model.security import (
     SecurityMode,
     SecurityParameters,
 )
+from taps_core.runtime.held import HoldingFlow
 from taps_core.runtime.hookspecs import hookimpl
 from taps_core.runtime.ip_sockets import (
     SocketAddress,
@@ -161,6 +162,7 @@ __all__ = [
     "FramerDefinition",
     "HasPrivateBytes",
     "HasPublicBytes",
+    "HoldingFlow",
     "Kind",
     "LayerCapabilities",
     "LayerFlow",

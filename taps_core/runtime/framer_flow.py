@@ -159,13 +159,18 @@ class FramerFlow(LayerFlow, FramerControl):
 
     def _release(self, receiver: Receiver) -> None:
         self.receiver = receiver
-        for name, arguments in self._held.take():
-            if not self._silent or name in ("outcome", "closed"):
-                getattr(receiver, name)(*arguments)
+        error = self._held.give(self._up)
+        if error is not None:
+            self._fail(error)
+            return
         if self._held_paused:
             self._held_paused = False
             if not self._paused and not self._gone:
                 self.lower.resume()
+
+    def _up(self, name: str, *arguments: Any) -> None:
+        if not self._silent or name in ("outcome", "closed"):
+            getattr(self.receiver, name)(*arguments)
 
     def _held_full(self) -> None:
         if not self._ready:

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from taps_core.model.capabilities import DataUnit, LayerCapabilities, Protection, Support
 from taps_core.model.errors import EstablishmentError, Reason, ReceiveError, SendError
-from taps_core.model.flow import LayerFlow
 from taps_core.model.layers import Door, SecurityLayer
+from taps_core.runtime.held import HoldingFlow
 from taps_core.testing.memory_flow import joined
 from taps_core.testing.memory_secure import PROTOCOL, scrambling
 
@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from taps_core.model.endpoints import RemoteEndpoint
-    from taps_core.model.events import Event
-    from taps_core.model.flow import Data, Flow, PartTuple, Receiver
+    from taps_core.model.flow import Data, Flow, PartTuple
     from taps_core.model.layers import AcceptRequest, Connector, ConnectRequest
     from taps_core.model.messages import SendRecord
     from taps_core.model.security import SecurityParameters
@@ -37,20 +36,14 @@ if TYPE_CHECKING:
 __all__ = ["MemoryCookies", "MemoryTLS"]
 
 
-class _ShakingFlow(LayerFlow):
-    """A layer that starts the flow below to shake hands, before it is started itself.
-
-    What comes up between is held; the flow below is paused, so little does.
-    """
+class _ShakingFlow(HoldingFlow):
+    """A layer that shakes hands; the flow below is paused from then on until it is started."""
 
     def __init__(self, lower: Flow) -> None:
         super().__init__(lower)
         self._loop = asyncio.get_running_loop()
         self._established: asyncio.Future[None] = self._loop.create_future()
         self._protects = False  # the handshake went well
-        self._held: list[tuple[str, tuple[Any, ...]]] | None = []
-        self._paused = False
-        self._ending = False
 
     async def shake(self) -> None:
         """Shake hands; the flow below is aborted if that fails or is cancelled."""
@@ -84,51 +77,6 @@ class _ShakingFlow(LayerFlow):
         if not self._established.done():
             self._established.set_exception(EstablishmentError(f"the handshake failed: {sentence}"))
 
-    # -- down
-
-    def start(self, receiver: Receiver) -> None:
-        """Give ``receiver`` what was held, from the next turn on."""
-        self.receiver = receiver
-        self._loop.call_soon(self._release)
-
-    def _release(self) -> None:
-        # Whatever comes up from in here calls down at will, but nothing else
-        # comes up meanwhile: the flow below has its own turns.
-        held, self._held = self._held or [], None
-        for name, arguments in held:
-            self._up(name, *arguments)
-        if not self._paused:
-            self.lower.resume()
-
-    def pause(self) -> None:
-        """Pass down."""
-        self._paused = True
-        self.lower.pause()
-
-    def resume(self) -> None:
-        """Pass down, once what was held is up."""
-        self._paused = False
-        if self._held is None:
-            self.lower.resume()
-
-    def close(self) -> None:
-        """Pass down."""
-        self._ending = True
-        self.lower.close()
-
-    def abort(self) -> None:
-        """Pass down."""
-        self._ending = True
-        self.lower.abort()
-
-    # -- up
-
-    def _up(self, name: str, *arguments: Any) -> None:
-        if self._held is not None:
-            self._held.append((name, arguments))
-        elif not self._ending or name in ("outcome", "closed"):
-            getattr(self.receiver, name)(*arguments)
-
     def received(self, parts: Sequence[PartTuple]) -> None:
         """Take what belongs to the handshake, pass up what does not."""
         opened: list[PartTuple] = []
@@ -147,28 +95,12 @@ class _ShakingFlow(LayerFlow):
     def finished(self) -> None:
         """Pass up; it ends a handshake."""
         self._broken("the peer said no more")
-        self._up("finished")
-
-    def writable(self, writable: bool, /) -> None:
-        """Pass up."""
-        self._up("writable", writable)
-
-    def outcome(self, record: SendRecord, error: SendError | None) -> None:
-        """Pass up."""
-        self._up("outcome", record, error)
-
-    def notified(self, event: Event) -> None:
-        """Pass up."""
-        self._up("notified", event)
-
-    def failed(self, error: ReceiveError, fatal: bool) -> None:
-        """Pass up."""
-        self._up("failed", error, fatal)
+        super().finished()
 
     def closed(self, error: Exception | None) -> None:
         """Pass up; it ends a handshake."""
         self._broken(str(error or "the peer closed"))
-        self._up("closed", error)
+        super().closed(error)
 
 
 _HELLO: Final = b"memory-tls hello"

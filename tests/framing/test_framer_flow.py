@@ -707,6 +707,27 @@ def test_what_is_held_for_a_late_start_is_bounded() -> None:
     asyncio.run(main())
 
 
+def test_what_escapes_from_above_ends_the_flow_also_where_it_was_held() -> None:
+    class Breaks(Recorder):
+        def received(self, parts: Any) -> None:
+            raise ValueError("above broke")
+
+    async def main() -> None:
+        rig = Rig(Greeting())
+        task = asyncio.create_task(rig.flow.negotiate())
+        await turn()
+        rig.below.feed(b"OKhello")
+        await task
+        above = Breaks()
+        rig.top.start(above)
+        await turn()
+        assert rig.below.names[-1] == "abort"
+        rig.below.receiver.closed(None)
+        assert "above broke" in str(above.error)
+
+    asyncio.run(main())
+
+
 def test_an_end_before_start_is_not_lost() -> None:
     async def main() -> None:
         rig = Rig(Greeting())

@@ -12,7 +12,7 @@ import inspect
 import ssl
 from typing import TYPE_CHECKING, Any
 
-from taps_core.plugin import Certificate, LayerFlow
+from taps_core.plugin import Certificate, HoldingFlow
 from taps_tls.errors import hung_up, refused, unfinished
 from taps_tls.identity import unusable
 
@@ -20,14 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from taps_core.plugin import (
-        Event,
         Flow,
         PartTuple,
-        ReceiveError,
-        Receiver,
         SecurityParameters,
-        SendError,
-        SendRecord,
     )
     from taps_tls.info import Challenge
 
@@ -87,7 +82,7 @@ def _note(tls: Any, name: str | None, _: ssl.SSLContext) -> int:
     return int(ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME)
 
 
-class Overheard(LayerFlow):
+class Overheard(HoldingFlow):
     """An inbound flow whose first bytes are read before anybody answers them.
 
     Args:
@@ -95,7 +90,7 @@ class Overheard(LayerFlow):
         peer: Who is at the other end, for a sentence.
     """
 
-    __slots__ = ("_calls", "_ended", "_hello", "_incoming", "_loop", "_news", "_peer")
+    __slots__ = ("_ended", "_hello", "_incoming", "_loop", "_news", "_peer")
 
     def __init__(self, lower: Flow, peer: str) -> None:
         super().__init__(lower)
@@ -106,8 +101,6 @@ class Overheard(LayerFlow):
         context.sslobject_class = _Eavesdropper
         context.sni_callback = _note
         self._hello = context.wrap_bio(self._incoming, ssl.MemoryBIO(), server_side=True)
-        #: What came up before the turn after ``start``; then None.
-        self._calls: list[tuple[str, tuple[Any, ...]]] | None = []
         self._news: asyncio.Future[None] | None = None
         #: How the flow below ended: once it has, a tuple of its error or None.
         self._ended: tuple[Exception | None] | None = None
@@ -142,30 +135,14 @@ class Overheard(LayerFlow):
             pass  # stopped by _note, or no ClientHello: the handshake to come will say so
         return True
 
-    def start(self, receiver: Receiver) -> None:
-        """Give ``receiver`` what came so far, from the next turn on."""
-        self.receiver = receiver
-        self._loop.call_soon(self._release)
-
-    def _release(self) -> None:
-        calls, self._calls = self._calls or [], None
-        for name, arguments in calls:
-            getattr(self.receiver, name)(*arguments)
-        self.lower.resume()
-
-    # -- up
-
     def _up(self, name: str, *arguments: Any) -> None:
-        if self._calls is None:
-            getattr(self.receiver, name)(*arguments)
-            return
-        self._calls.append((name, arguments))
+        super()._up(name, *arguments)
         if self._news is not None and not self._news.done():
             self._news.set_result(None)
 
     def received(self, parts: Sequence[PartTuple]) -> None:
         """Listen, or pass up."""
-        if self._calls is not None:
+        if self._held is not None:
             for data, _, _ in parts:
                 self._incoming.write(data)
         self._up("received", parts)
@@ -174,22 +151,6 @@ class Overheard(LayerFlow):
         """Pass up: there is no more of a ClientHello to come."""
         self._ended = self._ended or (None,)
         self._up("finished")
-
-    def writable(self, writable: bool, /) -> None:
-        """Pass up."""
-        self._up("writable", writable)
-
-    def outcome(self, record: SendRecord, error: SendError | None) -> None:
-        """Pass up."""
-        self._up("outcome", record, error)
-
-    def notified(self, event: Event) -> None:
-        """Pass up."""
-        self._up("notified", event)
-
-    def failed(self, error: ReceiveError, fatal: bool) -> None:
-        """Pass up."""
-        self._up("failed", error, fatal)
 
     def closed(self, error: Exception | None) -> None:
         """Pass up."""

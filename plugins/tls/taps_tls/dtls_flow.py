@@ -27,11 +27,10 @@ from OpenSSL import SSL
 
 from taps_core.plugin import (
     ConnectionError,
-    LayerFlow,
+    HoldingFlow,
     Reason,
     SendError,
     SoftError,
-    receiver_failed,
 )
 from taps_tls.dtls_contexts import HANDSHAKE_DATAGRAM, VERSION
 from taps_tls.dtls_errors import translated
@@ -100,7 +99,7 @@ _BAD_CERTIFICATE: Final = 42
 _LENGTHS: Final = frozenset({"sendMsgMaxLen", "singularTransmissionMsgMaxLen"})
 
 
-class DTLSFlow(LayerFlow):
+class DTLSFlow(HoldingFlow):
     """One end of an association.
 
     Args:
@@ -125,10 +124,7 @@ class DTLSFlow(LayerFlow):
         "_connection",
         "_deaf",
         "_ended",
-        "_ending",
-        "_error",
         "_has_key",
-        "_held",
         "_is_keyed",
         "_limit",
         "_loop",
@@ -136,7 +132,6 @@ class DTLSFlow(LayerFlow):
         "_news",
         "_out",
         "_partial",
-        "_paused",
         "_peer",
         "_pieces",
         "_security",
@@ -194,16 +189,12 @@ class DTLSFlow(LayerFlow):
         self._shaken = session is not None
         #: How the flow below ended: once it has, a tuple of its error or None.
         self._ended: tuple[Exception | None] | None = None
-        #: What came up before ``start`` or rather the turn after it; then None.
-        self._held: list[tuple[str, tuple[Any, ...]]] | None = []
-        self._paused = False
         #: Gathered Messages; None once nothing more can be sent.
         self._out: list[bytes] | None = []
         self._partial: list[bytes] = []
         #: Up to this length nobody need be asked.
         self._limit = 0
         self._silent = False  # nothing more goes down, not even an alert
-        self._ending = False
         self._deaf = False  # nothing more comes up
         self._spoke = False  # the peer has, beside data
         self._asked = False  # for a certificate
@@ -216,8 +207,6 @@ class DTLSFlow(LayerFlow):
         connection.set_ciphertext_mtu(self._width)
         if session is not None:
             self._ask_limit()
-        #: What ``closed`` will say, where DTLS itself broke.
-        self._error: Exception | None = None
 
     # -- the handshake
 
@@ -410,27 +399,13 @@ class DTLSFlow(LayerFlow):
 
     def start(self, receiver: Receiver) -> None:
         """Give ``receiver`` what was held, from the next turn on."""
-        self.receiver = receiver
-        if self.session is not None and self.session.first is not self:
+        if self.session is None or self.session.first is self:
+            super().start(receiver)
+        else:
             # Nobody has shaken hands here.
             self._held = None
+            self.receiver = receiver
             self.lower.start(self)
-            return
-        self._loop.call_soon(self._release)
-
-    def _release(self) -> None:
-        # Whatever comes up from in here calls down at will, but nothing else comes up
-        # meanwhile: the flow below has its own turns.
-        held, self._held = self._held or [], None
-        try:
-            for name, arguments in held:
-                self._up(name, *arguments)
-        except Exception as error:  # noqa: BLE001  # entry of the push: what escapes ends this flow only
-            self._error = receiver_failed(error)
-            self.abort()
-            return
-        if not self._paused:
-            self.lower.resume()
 
     def send(self, data: Data, record: SendRecord | None, end_of_message: bool, /) -> bool | None:
         """Gather; all parts of a Message become one record, which is one datagram."""
@@ -517,17 +492,6 @@ class DTLSFlow(LayerFlow):
         """Drop the parts of the Message that is not complete."""
         self._partial.clear()
         return True
-
-    def pause(self) -> None:
-        """Pass down."""
-        self._paused = True
-        self.lower.pause()
-
-    def resume(self) -> None:
-        """Pass down, once what was held is up."""
-        self._paused = False
-        if self._held is None:
-            self.lower.resume()
 
     def finish(self) -> None:
         """Send no more. Only this side knows: the peer would close on close_notify."""
@@ -624,12 +588,6 @@ class DTLSFlow(LayerFlow):
         )
 
     # -- up
-
-    def _up(self, name: str, *arguments: Any) -> None:
-        if self._held is not None:
-            self._held.append((name, arguments))
-        elif not self._ending or name in ("outcome", "closed"):
-            getattr(self.receiver, name)(*arguments)
 
     def received(self, parts: Sequence[PartTuple]) -> None:
         """Take it for the handshake, or decrypt and pass up."""
@@ -773,14 +731,6 @@ class DTLSFlow(LayerFlow):
             self._up("failed", failure, True)
         self.lower.close()
 
-    def writable(self, writable: bool, /) -> None:
-        """Pass up."""
-        self._up("writable", writable)
-
-    def outcome(self, record: SendRecord, error: SendError | None) -> None:
-        """Pass up."""
-        self._up("outcome", record, error)
-
     def notified(self, event: Event) -> None:
         """Pass up; that nobody is there ends a handshake."""
         if not self._shaken and isinstance(event, SoftError):
@@ -790,10 +740,6 @@ class DTLSFlow(LayerFlow):
                 self._wake()
                 return
         self._up("notified", event)
-
-    def failed(self, error: ReceiveError, fatal: bool) -> None:
-        """Pass up."""
-        self._up("failed", error, fatal)
 
     def closed(self, error: Exception | None) -> None:
         """Pass up."""

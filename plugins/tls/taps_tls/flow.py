@@ -21,11 +21,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from taps_core.plugin import (
     EstablishmentError,
-    LayerFlow,
+    HoldingFlow,
     Reason,
     SendError,
     Signal,
-    receiver_failed,
 )
 from taps_tls.errors import (
     connection_broken,
@@ -44,7 +43,6 @@ if TYPE_CHECKING:
 
     from taps_core.plugin import (
         Data,
-        Event,
         Flow,
         PartTuple,
         ReceiveError,
@@ -79,7 +77,7 @@ _CLOSE_NOTIFY: Final = ssl.SSLZeroReturnError()
 _DER: Final = 2
 
 
-class TLSFlow(LayerFlow):
+class TLSFlow(HoldingFlow):
     """One end of a connection over TLS.
 
     Args:
@@ -97,17 +95,13 @@ class TLSFlow(LayerFlow):
         "_answered",
         "_deaf",
         "_ended",
-        "_ending",
         "_engine",
-        "_error",
-        "_held",
         "_incoming",
         "_looks",
         "_name",
         "_news",
         "_out",
         "_outgoing",
-        "_paused",
         "_peer",
         "_peer_finished",
         "_plain",
@@ -159,21 +153,15 @@ class TLSFlow(LayerFlow):
         self._plain = False
         #: How the flow below ended: once it has, a tuple of its error or None.
         self._ended: tuple[Exception | None] | None = None
-        #: What came up before ``start`` or rather the turn after it; then None.
-        self._held: list[tuple[str, tuple[Any, ...]]] | None = []
-        self._paused = False
         #: Gathered plaintext; None once nothing more can be sent.
         self._out: list[bytes] | None = []
         self._silent = False  # nothing more goes down, not even an alert
-        self._ending = False
         self._peer_finished = False  # by close_notify
         self._deaf = False  # nothing more comes up
         #: Whether something was sent after the peer's end; None: nothing was sent at all.
         self._answered: bool | None = None
         #: What the handshake came to, once OpenSSL's part is gone.
         self._told: TLSInfo | None = None
-        #: What ``closed`` will say, where TLS itself broke.
-        self._error: Exception | None = None
 
     # -- the handshake
 
@@ -317,25 +305,9 @@ class TLSFlow(LayerFlow):
 
     # -- down
 
-    def start(self, receiver: Receiver) -> None:
-        """Give ``receiver`` what was held, from the next turn on."""
-        self.receiver = receiver
-        asyncio.get_running_loop().call_soon(self._release)
-
-    def _release(self) -> None:
-        # Whatever comes up from in here calls down at will, but nothing else comes up
-        # meanwhile: the flow below has its own turns.
-        held, self._held = self._held or [], None
-        try:
-            for name, arguments in held:
-                self._up(name, *arguments)
-        except Exception as error:  # noqa: BLE001  # entry of the push: what escapes ends this flow only
-            self._error = receiver_failed(error)
-            self.abort()
-            return
+    def _release(self, receiver: Receiver) -> None:
+        super()._release(receiver)
         self._look()
-        if not self._paused:
-            self.lower.resume()
 
     def _look(self) -> None:
         self._plain = self._held is None and not (self._looks or self._deaf or self._ending)
@@ -416,17 +388,6 @@ class TLSFlow(LayerFlow):
         view = memoryview(data)
         while written < len(view):
             written += write(view[written:])
-
-    def pause(self) -> None:
-        """Pass down."""
-        self._paused = True
-        self.lower.pause()
-
-    def resume(self) -> None:
-        """Pass down, once what was held is up."""
-        self._paused = False
-        if self._held is None:
-            self.lower.resume()
 
     def finish(self) -> None:
         """Say close_notify after everything that was sent, then finish below."""
@@ -534,12 +495,6 @@ class TLSFlow(LayerFlow):
 
     # -- up
 
-    def _up(self, name: str, *arguments: Any) -> None:
-        if self._held is not None:
-            self._held.append((name, arguments))
-        elif not self._ending or name in ("outcome", "closed"):
-            getattr(self.receiver, name)(*arguments)
-
     def received(self, parts: Sequence[PartTuple]) -> None:
         """Take it for the handshake, or decrypt and pass up."""
         incoming = self._incoming
@@ -644,22 +599,6 @@ class TLSFlow(LayerFlow):
         elif error is None and not self._deaf and not self._ending:
             self._be_deaf()
             self._up("failed", truncated(self._peer), True)
-
-    def writable(self, writable: bool, /) -> None:
-        """Pass up."""
-        self._up("writable", writable)
-
-    def outcome(self, record: SendRecord, error: SendError | None) -> None:
-        """Pass up."""
-        self._up("outcome", record, error)
-
-    def notified(self, event: Event) -> None:
-        """Pass up."""
-        self._up("notified", event)
-
-    def failed(self, error: ReceiveError, fatal: bool) -> None:
-        """Pass up."""
-        self._up("failed", error, fatal)
 
     def closed(self, error: Exception | None) -> None:
         """Pass up, unless it is a reset that lost nothing."""
