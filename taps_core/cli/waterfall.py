@@ -292,6 +292,9 @@ class _Name:
         fields = _mapping(told, what)
         self.mark = chr(ord("A") + index) if index < len("ABCDEFGHIJKLMNOPQRSTUVWXYZ") else "·"
         self.name = _text(fields, "name", what)
+        path = _optional_text(fields, "path", what)
+        if path not in ("", "default"):
+            self.name += f" by {path}"
         self.started = _time(fields, "started", what)
         self.ended = _optional_time(fields, "ended", what)
         self.outcome = _text(fields, "outcome", what)

@@ -98,6 +98,8 @@ class Resolution:
     """One name that was resolved during establishment.
 
     Attributes:
+        path: Name of the path by which it was asked for; ``"default"``: the system's choice,
+            or that of a resolver of the application's own.
         started: Seconds since establishment began.
         ended: When the last answer was there; ``None`` while some may come.
         outcome: ``"running"``, ``"resolved"``, ``"failed"`` or ``"cancelled"``.
@@ -106,10 +108,11 @@ class Resolution:
         error: Why it gave nothing more.
     """
 
-    __slots__ = ("_asked", "ended", "error", "found", "outcome", "started")
+    __slots__ = ("_asked", "ended", "error", "found", "outcome", "path", "started")
 
-    def __init__(self, asked: object, started: float) -> None:
+    def __init__(self, asked: object, started: float, path: str = "default") -> None:
         self._asked = asked
+        self.path = path
         self.started = started
         self.ended: float | None = None
         self.outcome = "running"
@@ -126,16 +129,18 @@ class Resolution:
 
     def __str__(self) -> str:
         addresses = ", ".join(address for _, address in self.found)
-        return f"{self.name}: {_fate(self)}" + (f": {addresses}" if addresses else "")
+        where = "" if self.path == "default" else f" by {self.path}"
+        return f"{self.name}{where}: {_fate(self)}" + (f": {addresses}" if addresses else "")
 
     def as_json(self) -> dict[str, Any]:
         """The same as values that ``json`` can write; times in seconds.
 
-        ``name``, ``started``, ``ended``, ``outcome``, ``found`` (a list of objects with
-        ``at`` and ``address``), and ``error``, a sentence or ``None``.
+        ``name``, ``path``, ``started``, ``ended``, ``outcome``, ``found`` (a list of objects
+        with ``at`` and ``address``), and ``error``, a sentence or ``None``.
         """
         return {
             "name": self.name,
+            "path": self.path,
             "started": self.started,
             "ended": self.ended,
             "outcome": self.outcome,
@@ -263,9 +268,9 @@ class EstablishmentReport(Sequence[Attempt]):
         self.resolutions = self.resolutions[-MAX_RECORDS:]
         return attempts
 
-    def resolving(self, asked: object, now: float) -> Resolution:
-        """What ``asked`` prints as is asked for, from ``now`` (of the loop) on."""
-        resolution = Resolution(asked, now - self.began)
+    def resolving(self, asked: object, now: float, path: str = "default") -> Resolution:
+        """What ``asked`` prints as is asked for, from ``now`` (of the loop) on, by this path."""
+        resolution = Resolution(asked, now - self.began, path)
         self.resolutions = [*self.resolutions, resolution]
         self.tell(resolution)
         return resolution

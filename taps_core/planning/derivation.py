@@ -90,6 +90,8 @@ class Plan:
     """Those that the scheme stands for."""
     transports: Mapping[str, str] = field(default_factory=dict)
     """Application protocols that run over one transport only, and that."""
+    path: str | None = None
+    """Name of the path by which is asked, where one was chosen: for sentences."""
 
 
 class _Place:
@@ -236,6 +238,8 @@ class Derivation(Generic[E]):
             RESOLUTION_FAILED, with the sentence of each problem.
         """
         name = self._plan.names[0] if self._endpoint.hostname is None else self._endpoint.hostname
+        if self._plan.path is not None:
+            name = f"{name} on {self._plan.path}"
         if self._refused:
             return unresolved(name, [Answer(problem=self._refused, detail="no-service")])
         if not self._plan.direct and not self._places:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import socket
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Self
 
-import dns.asyncbackend
 import dns.asyncresolver
 import dns.exception
 import dns.name
@@ -20,13 +20,14 @@ from dns.rdtypes.svcbbase import ParamKey
 from taps_core.planning.answers import Answer, Question
 from taps_core.planning.derivation import MAX_ADDRESSES
 from taps_core.planning.service_records import Binding, SrvRecord
-from taps_core.runtime.ip_sockets import show_address
-from taps_core.runtime.tasks import until_done
+from taps_core.runtime.ip_sockets import bind_socket, show_address, socket_address
+from taps_core.runtime.resolver import anyhow
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import AsyncIterator, Callable, Iterable
 
     from taps_core.runtime.name_files import Configuration
+    from taps_core.runtime.resolver import ToServer
 
 __all__ = ["DnsClient", "system_configuration"]
 
@@ -40,7 +41,6 @@ for _rdtype in (
 ):
     importlib.import_module(f"dns.rdtypes.{_rdtype}")
 del _rdtype
-_asyncio_backend: Final[Any] = dns.asyncbackend.get_backend("asyncio")
 
 
 def system_configuration() -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -58,9 +58,13 @@ class DnsClient:
 
     One after the other until one says yes or no, again as long as there is time; a
     truncated answer is fetched anew over TCP. It remembers nothing, and belongs to no loop.
+
+    Args:
+        configuration: Which servers, and how.
+        by: From where to ask each of them.
     """
 
-    def __init__(self, configuration: Configuration) -> None:
+    def __init__(self, configuration: Configuration, by: ToServer = anyhow) -> None:
         stub = dns.asyncresolver.Resolver(configure=False)
         stub.nameservers = [
             _Server(address, configuration.port) for address in configuration.nameservers
@@ -68,6 +72,7 @@ class DnsClient:
         stub.timeout = configuration.timeout
         stub.rotate = configuration.rotate
         self._stub = stub
+        self._by = by
         #: As sentences name them.
         self._servers = [_shown(it, configuration.port) for it in configuration.nameservers]
 
@@ -78,7 +83,7 @@ class DnsClient:
             question: Its name is absolute.
             lifetime: Seconds.
         """
-        backend: Any = _Backend()
+        backend: Any = _Sockets(self._by)
         try:
             answer = await self._stub.resolve(
                 dns.name.from_text(question.name),
@@ -136,59 +141,96 @@ class _Server(dns.nameserver.Do53Nameserver):
         return response
 
 
-class _Backend:
-    """dnspython's own for asyncio, but for datagrams.
+class _Sockets:
+    """What dnspython opens its sockets by: here, so that they are bound to a path.
 
-    Their sockets are connected, so that the kernel lets nobody else in, and says at once
-    where there is no server.
-
-    Cancelling does not lose one: uvloop (0.23) keeps the socket of a
-    ``create_datagram_endpoint`` that is cancelled in mid-work, and then its
-    ``loop.close()`` never returns. Making one takes two turns of the loop and no
-    network: it is seen to its end.
+    They are connected, so that the kernel lets nobody else in, and says at once where
+    there is no server. They are the loop's for no longer than one call, and cancelling that
+    leaves nothing: uvloop (0.23) loses the socket of a ``create_datagram_endpoint`` that is
+    cancelled in mid-work, and then its ``loop.close()`` never returns.
     """
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(_asyncio_backend, name)
+    def __init__(self, by: ToServer) -> None:
+        self._by = by
 
     def datagram_connection_required(self) -> bool:
         """Then the destination is known when the socket is made."""
         return True
 
-    async def make_socket(self, family: int, kind: int, *arguments: Any, **more: Any) -> Any:
+    async def sleep(self, interval: float) -> None:
         """As :class:`dns.asyncbackend.Backend` has it."""
-        making = _asyncio_backend.make_socket(family, kind, *arguments, **more)
-        if kind != socket.SOCK_DGRAM:
-            return await making
-        task = asyncio.get_running_loop().create_task(making)
+        await asyncio.sleep(interval)
+
+    async def make_socket(
+        self,
+        family: socket.AddressFamily,
+        kind: socket.SocketKind,
+        protocol: int,
+        source: object,
+        destination: tuple[str, int],
+        timeout: float | None = None,
+    ) -> _Socket:
+        """As :class:`dns.asyncbackend.Backend` has it; nobody names a ``source``."""
+        address, _, zone = destination[0].partition("%")
+        where = socket_address(address, destination[1], zone or None)
+        sock = socket.socket(family, kind, protocol)
         try:
-            await until_done([task])
-        except asyncio.CancelledError:
-            if task.exception() is None:
-                await task.result().close()
+            sock.setblocking(False)
+            local = self._by(destination[0])
+            if local is not None:
+                bind_socket(sock, local, family)
+            if kind == socket.SOCK_DGRAM:
+                sock.connect(where)  # waits for nobody
+            else:
+                async with _within(timeout):
+                    await asyncio.get_running_loop().sock_connect(sock, where)
+        except BaseException:
+            sock.close()
             raise
-        return _Connected(task.result())
+        return _Socket(sock, destination)
 
 
-class _Connected:
-    """A datagram socket that is told once where to send."""
+class _Socket:
+    """A datagram or a stream socket, as :mod:`dns.asyncbackend` has both."""
 
-    def __init__(self, datagrams: Any) -> None:
-        self._datagrams = datagrams
+    def __init__(self, sock: socket.socket, destination: tuple[str, int]) -> None:
+        self._socket = sock
+        self._destination = destination
+        self._loop = asyncio.get_running_loop()
+        self.family = sock.family
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._datagrams, name)
+    async def sendto(self, what: bytes, destination: object, timeout: float | None) -> int:
+        await self.sendall(what, timeout)  # there is one destination
+        return len(what)
 
-    async def sendto(self, what: bytes, destination: Any, timeout: float | None) -> int:
-        """As :class:`dns.asyncbackend.DatagramSocket` has it; there is one destination."""
-        sent: int = await self._datagrams.sendto(what, None, timeout)
-        return sent
+    async def sendall(self, what: bytes, timeout: float | None) -> None:
+        async with _within(timeout):
+            await self._loop.sock_sendall(self._socket, what)
+
+    async def recvfrom(self, size: int, timeout: float | None) -> tuple[bytes, tuple[str, int]]:
+        return await self.recv(size, timeout), self._destination
+
+    async def recv(self, size: int, timeout: float | None) -> bytes:
+        async with _within(timeout):
+            return await self._loop.sock_recv(self._socket, size)
+
+    async def close(self) -> None:
+        self._socket.close()
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._datagrams.close()
+        await self.close()
+
+
+@contextlib.asynccontextmanager
+async def _within(timeout: float | None) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(timeout):
+            yield
+    except TimeoutError as error:
+        raise dns.exception.Timeout from error
 
 
 def _text(name: dns.name.Name) -> str:

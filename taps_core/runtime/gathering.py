@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from taps_core.model.endpoints import Endpoint
 from taps_core.model.errors import EstablishmentError, Reason, TapsError
 from taps_core.model.properties import Preference
-from taps_core.planning.candidates import MAX_LEAVES, build_leaves
+from taps_core.planning.candidates import DEFAULT_PATH, MAX_LEAVES, build_leaves
 from taps_core.planning.staggering import RESOLUTION_DELAY
 from taps_core.runtime.race import failure
 from taps_core.runtime.tasks import until_done
@@ -84,8 +84,8 @@ async def gather(
 
     by_resolver: dict[Resolving, list[Path]] = {}
     for path in chosen:
-        # A Provisioning Domain may have resolvers of its own.
-        resolver = system.resolver_for(isolated=isolated, domain=path.domain)
+        # What a name means may depend on who is asked, and that on the path.
+        resolver = system.resolver_for(isolated=isolated, path=path)
         by_resolver.setdefault(resolver, []).append(path)
     if not chosen:
         by_resolver[system.resolver_for(isolated=isolated)] = []
@@ -194,8 +194,8 @@ class Gathering:
             [[] if endpoint.needs_resolution else [endpoint] for endpoint in self._endpoints]
             for _ in resolvers
         ]
-        #: Of names that gave nothing, in no particular order.
-        self._errors: dict[int, Exception] = {}
+        #: Of names that gave nothing, by endpoint and resolver, in no particular order.
+        self._errors: dict[tuple[int, int], Exception] = {}
         #: Why what was found is of no use, the last time.
         self._refusal: EstablishmentError | None = None
         self._keys: set[Hashable] = set()
@@ -248,7 +248,7 @@ class Gathering:
                 break
             leaves = self._candidates()
         if not leaves:
-            errors = [error for _, error in sorted(self._errors.items(), key=_index)]
+            errors = [error for _, error in sorted(self._errors.items(), key=_place)]
             if self._refusal is not None:
                 raise self._refusal
             if errors and not self.remotes:
@@ -314,7 +314,8 @@ class Gathering:
         """Ask for a name; what comes later is followed here, or by a task if this is none."""
         endpoint, resolver = self._endpoints[index], self._resolvers[which]
         report, loop = self._report, self._loop
-        resolution = report.resolving(endpoint, loop.time())
+        path = getattr(resolver, "path", None) or DEFAULT_PATH
+        resolution = report.resolving(endpoint, loop.time(), path)
         # Not isinstance: for a protocol that takes longer than all the rest.
         trickle = getattr(resolver, "trickle", None)
         later: Trickle[RemoteEndpoint] | None = None
@@ -327,7 +328,7 @@ class Gathering:
             report.resolution_over(resolution, "failed", loop.time(), error)
             if alone:
                 raise
-            self._errors[index] = error
+            self._errors[index, which] = error
             return
         except BaseException as error:
             cancelled = isinstance(error, asyncio.CancelledError)
@@ -357,7 +358,7 @@ class Gathering:
             # Where there is something to try, that some answer never came is no failure.
             outcome, wrong = "resolved" if self._found[which][index] else "failed", error
             if outcome == "failed":
-                self._errors[index] = error
+                self._errors[index, which] = error
         finally:
             self._report.resolution_over(resolution, outcome, self._loop.time(), wrong)
             await later.aclose()
@@ -396,7 +397,7 @@ class Gathering:
         return news
 
 
-def _index(item: tuple[int, Exception]) -> int:
+def _place(item: tuple[tuple[int, int], Exception]) -> tuple[int, int]:
     return item[0]
 
 

@@ -219,7 +219,7 @@ def parse_nsswitch(text: str) -> tuple[str, ...]:
     return _USUAL
 
 
-def is_the_systems(services: Sequence[str], name: str) -> bool:
+def is_the_systems(services: Sequence[str], name: str, *, on_path: bool = False) -> bool:
     """Whether only the system's own resolver finds what this machine means by a name.
 
     Services that are for names of one kind are left alone with those: with
@@ -228,6 +228,8 @@ def is_the_systems(services: Sequence[str], name: str) -> bool:
     Args:
         services: As :func:`parse_nsswitch` gives them.
         name: As the application gave it.
+        on_path: Whether a path was chosen. The system's resolver cannot be told one, so only
+            names of one kind are left to it then.
     """
     plain = name.rstrip(".").lower()
     left = []
@@ -238,7 +240,7 @@ def is_the_systems(services: Sequence[str], name: str) -> bool:
         else:
             left.append(service)
     # The hosts file after DNS, or one of them alone, is the system's to do, too.
-    return tuple(left) != _USUAL
+    return not on_path and tuple(left) != _USUAL
 
 
 def _is_local(name: str) -> bool:

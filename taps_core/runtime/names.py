@@ -40,7 +40,7 @@ from taps_core.runtime.name_files import (
     parse_resolv_conf,
     system_hosts_file,
 )
-from taps_core.runtime.resolver import NO_TERMS, Terms
+from taps_core.runtime.resolver import NO_TERMS, Terms, anyhow
 from taps_core.runtime.system_names import SystemNames
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from taps_core.runtime.dns_client import DnsClient
-    from taps_core.runtime.resolver import Trickle, Way
+    from taps_core.runtime.resolver import Exit, ToServer, Trickle, Way
 
 __all__ = ["Names"]
 
@@ -114,16 +114,22 @@ class Names:
         self._resolv_conf = WatchedFile(os.fspath(resolv_conf), parse_resolv_conf)
         self._nsswitch = WatchedFile(os.fspath(nsswitch_conf), parse_nsswitch)
         self._network = network
-        self._sources = _Sources(source_of or _source)
-        self._ordered: Callable[[Sequence[str]], Sequence[str]] = functools.partial(
-            ordered, source_of=self._sources
-        )
+        self._source_of = source_of
+        self._look_up_sources(source_of or _source)
         self._chance: Chance = chance or random.Random()  # spreads load, no secret
         self._system = system or SystemNames()
         self._dns = _Dns()
         #: Name → port; ``None``: nobody knows it.
         self._services: dict[str, int | None] = {}
         self._cache: AnswerCache | None = AnswerCache(_CACHED_ANSWERS)
+        #: Name of the path by which is asked.
+        self._path: str | None = None
+
+    def _look_up_sources(self, source_of: SourceLookup) -> None:
+        self._sources = _Sources(source_of)
+        self._ordered: Callable[[Sequence[str]], Sequence[str]] = functools.partial(
+            ordered, source_of=self._sources
+        )
 
     async def resolve(self, endpoint: E) -> list[E]:
         """See :meth:`Resolver.resolve`."""
@@ -164,6 +170,15 @@ class Names:
         alone = copy.copy(self)
         alone._cache = None
         return alone
+
+    def by(self, exit: Exit) -> Self:  # noqa: A002  # what it is
+        """See :meth:`Resolver.by`. The cache is shared, and has answers for each path."""
+        bound = copy.copy(self)
+        bound._path = exit.name
+        bound._dns = self._dns.by(exit.to)
+        if self._source_of is None:
+            bound._look_up_sources(functools.partial(_source, to=exit.to))
+        return bound
 
     # -- what is known without asking
 
@@ -257,8 +272,8 @@ class Names:
     def _network_key(self) -> Hashable:
         # On many machines the name server has the same address wherever they are.
         if self._network is not None:
-            return (self._dns.configuration, self._network())
-        return (self._dns.configuration, *map(self._sources, _ELSEWHERE_ADDRESSES))
+            return (self._path, self._dns.configuration, self._network())
+        return (self._path, self._dns.configuration, *map(self._sources, _ELSEWHERE_ADDRESSES))
 
     # -- what to ask
 
@@ -277,6 +292,7 @@ class Names:
             offered=terms.alpn,
             default_alpn=("http/1.1",) if binding and binding[1] == "HTTPS" else (),
             transports=terms.transports,
+            path=self._path,
         )
         return Derivation(endpoint, plan, ordered=self._ordered, chance=self._chance)
 
@@ -315,7 +331,7 @@ class Names:
         services = self._nsswitch.value() or self._nsswitch.read()
         if not self._nsswitch.exists and sys.platform != "linux":
             services = _ELSEWHERE
-        return is_the_systems(services, name)
+        return is_the_systems(services, name, on_path=self._path is not None)
 
     def _needs_dns(self, endpoint: Endpoint, terms: Terms) -> bool:
         assert endpoint.hostname is not None
@@ -382,10 +398,25 @@ class _Sources:
 class _Dns:
     """What asks DNS servers, once it is imported."""
 
-    def __init__(self) -> None:
+    def __init__(self, to: ToServer = anyhow, origin: _Dns | None = None) -> None:
         self.configuration: Configuration | None = None
+        self._to = to
+        self._origin = origin
         self._module: Any = None
         self._client: DnsClient | None = None
+
+    def by(self, to: ToServer) -> _Dns:
+        """One that asks from elsewhere."""
+        bound = _Dns(to, self)
+        bound._take()
+        return bound
+
+    def _take(self) -> None:
+        """What the one has that this one was made of."""
+        assert self._origin is not None
+        self._module = self._origin._module
+        if self._origin.configuration is not None:
+            self._use(self._origin.configuration)
 
     def is_ready(self, configuration: Configuration | None) -> bool:
         """Whether it asks as that says (``None``: as the system's registry said)."""
@@ -397,6 +428,10 @@ class _Dns:
 
     async def get_ready(self, configuration: Configuration | None) -> None:
         """Import it, off the loop."""
+        if self._origin is not None:
+            await self._origin.get_ready(configuration)
+            self._take()
+            return
         if self._module is None:
             module = await asyncio.to_thread(_import_client)
             if configuration is None:
@@ -407,7 +442,7 @@ class _Dns:
             self._use(configuration)
 
     def _use(self, configuration: Configuration) -> None:
-        self._client = self._module.DnsClient(configuration)
+        self._client = self._module.DnsClient(configuration, self._to)
         self.configuration = configuration
 
     async def ask(self, question: Question, lifetime: float) -> Answer:
@@ -425,9 +460,9 @@ def _import_client() -> Any:
     return dns_client
 
 
-def _source(address: str) -> str | None:
+def _source(address: str, to: ToServer = anyhow) -> str | None:
     try:
-        return source_address(RemoteEndpoint(ip_address=address), None, {})
+        return source_address(RemoteEndpoint(ip_address=address), to(address), {})
     except OSError:  # EstablishmentError is one: there is no such interface
         return None
 

@@ -12,7 +12,7 @@ import ipaddress
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from taps_core.model.endpoints import LocalEndpoint
+from taps_core.model.endpoints import LocalEndpoint, RemoteEndpoint
 from taps_core.model.errors import EstablishmentError, NoCandidates, Reason
 from taps_core.model.paths import InterfaceType, ProvisioningDomain, is_link_local, is_loopback
 from taps_core.model.properties import Preference
@@ -20,13 +20,14 @@ from taps_core.planning.candidates import MAX_LEAVES, build_leaves
 from taps_core.planning.paths import choose_paths
 from taps_core.planning.policy import Stance
 from taps_core.runtime.ip_sockets import source_address
+from taps_core.runtime.resolver import Exit
 from taps_core.runtime.survey import of_this_machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
     from typing import TypeAlias
 
-    from taps_core.model.endpoints import Endpoint, RemoteEndpoint
+    from taps_core.model.endpoints import Endpoint
     from taps_core.model.paths import Interface
     from taps_core.planning.candidates import Families, Leaf
     from taps_core.planning.paths import Path, PathSelection
@@ -233,6 +234,27 @@ class Paths:
         return interface.type is InterfaceType.LOOPBACK or self.survey.leads_to(
             target, interface, source
         )
+
+    def exit(self, path: Path) -> Exit:
+        """For whoever asks DNS servers by a path: from where to ask each of them.
+
+        A server on this machine is asked as ever: its own way out is its own matter.
+        """
+        own = {
+            each.address for interface in self.interfaces() for each in interface.addresses or ()
+        }
+
+        def to(address: str) -> LocalEndpoint | None:
+            host, _, zone = address.partition("%")
+            if is_loopback(host) or host in own:
+                return None
+            remote = RemoteEndpoint(ip_address=host, interface=zone or None)
+            found = self._locals_on(path, remote, (), own)
+            if not found:
+                raise EstablishmentError(f"{path.shown} does not lead there")
+            return found[0]
+
+        return Exit(path.name, to)
 
     # -- listening
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import copy
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from taps_core.model.endpoints import Endpoint
 
@@ -26,13 +26,28 @@ if TYPE_CHECKING:
     )
     from typing import Literal, Self, TypeAlias
 
+    from taps_core.model.endpoints import LocalEndpoint
     from taps_core.planning.destinations import SourceLookup
     from taps_core.planning.service_records import Chance
     from taps_core.runtime.names import Names
 
     Way: TypeAlias = Literal["auto", "dns", "system"]
+    #: Numeric address → Local Endpoint to ask it from; ``None``: the system chooses. Raises
+    #: EstablishmentError where there is no way.
+    ToServer: TypeAlias = "Callable[[str], LocalEndpoint | None]"
 
-__all__ = ["NO_TERMS", "Remembering", "Resolver", "Resolving", "Terms", "Trickle", "Trickling"]
+__all__ = [
+    "NO_TERMS",
+    "Exit",
+    "Pathwise",
+    "Remembering",
+    "Resolver",
+    "Resolving",
+    "Terms",
+    "Trickle",
+    "Trickling",
+    "anyhow",
+]
 
 E = TypeVar("E", bound=Endpoint)
 T_co = TypeVar("T_co", bound=Endpoint, covariant=True)
@@ -62,6 +77,27 @@ class Remembering(Resolving, Protocol):
 
     def isolated(self) -> Resolving:
         """One that neither uses nor leaves anything in the cache (``isolateSession``)."""
+
+
+class Exit(NamedTuple):
+    """The path by which questions leave this machine."""
+
+    name: str
+    """The path's, for sentences, and for answers to be remembered by."""
+    to: ToServer
+    """Whoever is asked, from where."""
+
+
+def anyhow(_: str) -> None:
+    """No path is chosen: as the system sends."""
+
+
+@runtime_checkable
+class Pathwise(Resolving, Protocol):
+    """A resolver that can ask by a path that was chosen."""
+
+    def by(self, exit: Exit) -> Resolving:  # noqa: A002  # what it is
+        """One whose questions leave by this path, and that uses only answers from there."""
 
 
 class Terms:
@@ -196,6 +232,7 @@ class Resolver:
         #: One, once it is imported; shared by those that are isolated.
         self._made: list[Names] = []
         self._remembers = True
+        self._exit: Exit | None = None
 
     async def resolve(self, endpoint: E) -> list[E]:
         """See :meth:`Resolving.resolve`. Cancelling it leaves nothing behind.
@@ -227,12 +264,30 @@ class Resolver:
         alone._remembers = False
         return alone
 
+    def by(self, exit: Exit) -> Self:  # noqa: A002  # what it is
+        """The same by a path: see :meth:`Pathwise.by`.
+
+        What this machine itself answers has no path: its hosts file, a DNS server on it,
+        and its own resolver, which is asked for less then.
+        """
+        bound = copy.copy(self)
+        bound._exit = exit
+        return bound
+
+    @property
+    def path(self) -> str | None:
+        """Name of the path by which it asks; ``None``: the system chooses."""
+        return None if self._exit is None else self._exit.name
+
     async def _names(self) -> Names:
         if not self._made:
             made = await asyncio.to_thread(_make, self._options)
             if not self._made:  # another one may have been faster
                 self._made.append(made)
-        return self._made[0] if self._remembers else self._made[0].isolated()
+        names = self._made[0]
+        if self._exit is not None:
+            names = names.by(self._exit)
+        return names if self._remembers else names.isolated()
 
 
 def _is_resolved(endpoint: Endpoint) -> bool:

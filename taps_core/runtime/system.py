@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from taps_core.model.paths import ProvisioningDomain
     from taps_core.model.properties import TransportProperties
     from taps_core.model.security import SecurityParameters
+    from taps_core.planning.paths import Path
     from taps_core.planning.selection import Selection
     from taps_core.runtime.blueprint import WorkedOut
     from taps_core.runtime.connection import Connection
@@ -304,20 +305,26 @@ class System:
             )
         return self._paths
 
-    def resolver_for(
-        self, *, isolated: bool, domain: ProvisioningDomain | None = None
-    ) -> Resolving:
-        """The resolver, or one that uses and leaves no answers in a cache.
+    def resolver_for(self, *, isolated: bool, path: Path | None = None) -> Resolving:
+        """The resolver, or one that asks by a path, or that leaves no answers in a cache.
+
+        A resolver of the application's own is asked as ever, unless it has the methods
+        ``by`` and ``isolated`` as the built-in one.
 
         Args:
-            isolated: ``isolateSession``. A resolver of the application's own is asked as
-                ever, unless it has a method ``isolated`` as the built-in one.
-            domain: Ask its DNS servers, where it names some and the application has no
-                resolver of its own.
+            isolated: ``isolateSession``.
+            path: Ask by it, and the DNS servers of its Provisioning Domain, where that names
+                some and the application has no resolver of its own.
         """
         resolver = self.resolver
-        if domain is not None and domain.resolvers and self._resolves_itself:
-            resolver = self._resolver_of(domain)
+        if path is not None:
+            from taps_core.runtime.resolver import Pathwise
+
+            domain = path.domain
+            if domain is not None and domain.resolvers and self._resolves_itself:
+                resolver = self._resolver_of(domain)
+            if isinstance(resolver, Pathwise):
+                resolver = resolver.by(self.paths.exit(path))
         if not isolated:
             return resolver
         from taps_core.runtime.resolver import Remembering
