@@ -11,6 +11,7 @@ import struct
 import time
 from typing import TYPE_CHECKING, Any
 
+import dns.flags
 import dns.message
 import dns.rdatatype
 import dns.rrset
@@ -18,11 +19,10 @@ import pytest
 
 import taps_core as taps
 from taps_core.testing import local_identity
-from taps_core.testing import run as aio_run
 from tests.lab.network import ON_BOTH
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from taps_core.testing.fixtures import Run
     from tests.lab.network import Host, Network
@@ -367,39 +367,170 @@ def test_a_provisioning_domain_is_an_interface_or_an_address(
 
 
 class _NameServer(asyncio.DatagramProtocol):
-    """Has one IPv4 address for every name."""
+    """Has one IPv4 address for every name, and says so only over TCP of long ones.
 
-    def __init__(self, address: str) -> None:
+    Args:
+        address: That for whoever asks.
+
+    Attributes:
+        asked: Who asked for it, in order: type of the socket and source address.
+    """
+
+    def __init__(self, address: Callable[[str], str]) -> None:
         self._address = address
-        self.asked_by: set[str] = set()
+        self.asked: list[tuple[str, str]] = []
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
 
     def datagram_received(self, data: bytes, address: Any) -> None:
-        self.asked_by.add(address[0])
+        self._transport.sendto(self._answer("UDP", data, address[0]), address)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        size = int.from_bytes(await reader.readexactly(2), "big")
+        asker = writer.get_extra_info("peername")[0]
+        answer = self._answer("TCP", await reader.readexactly(size), asker)
+        writer.write(len(answer).to_bytes(2, "big") + answer)
+        writer.close()
+        await writer.wait_closed()
+
+    def _answer(self, kind: str, data: bytes, asker: str) -> bytes:
         query = dns.message.from_wire(data)
         answer = dns.message.make_response(query)
         question = query.question[0]
         if question.rdtype == dns.rdatatype.A:
-            answer.answer.append(dns.rrset.from_text(question.name, 60, "IN", "A", self._address))
-        self._transport.sendto(answer.to_wire(), address)
+            self.asked.append((kind, asker))
+            if kind == "UDP" and question.name.to_text().startswith("long"):
+                answer.flags |= dns.flags.TC
+            else:
+                found = self._address(asker)
+                answer.answer.append(dns.rrset.from_text(question.name, 60, "IN", "A", found))
+        return answer.to_wire()
 
 
-def test_names_are_asked_of_the_resolvers_of_the_domain(two_paths: Network) -> None:
-    """Only on asyncio's loop: sockets that uvloop opens itself are on no host."""
+@contextlib.asynccontextmanager
+async def name_server(
+    host: Host, at: str, address: Callable[[str], str]
+) -> AsyncIterator[_NameServer]:
+    """One on a host, on port 53."""
+    with host.use():
+        datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        stream = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    datagrams.bind((at, 53))
+    stream.bind((at, 53))
+    endpoint, names = await asyncio.get_running_loop().create_datagram_endpoint(
+        lambda: _NameServer(address), sock=datagrams
+    )
+    server = await asyncio.start_server(names.serve, sock=stream)
+    try:
+        yield names
+    finally:
+        server.close()
+        await server.wait_closed()
+        endpoint.close()
+        await asyncio.sleep(0)
+
+
+@contextlib.asynccontextmanager
+async def to_name(
+    network: Network, name: str, system: taps.System, **interface: str
+) -> AsyncIterator[taps.Connection[Any]]:
+    """A client's Connection to a Listener on all of the server's addresses, by name."""
+    with network.server.use():
+        listening = taps.Preconnection(local="0.0.0.0:0", security=PLAIN).listen()
+    async with listening as listener:
+        with network.client.use():
+            connection = taps.Preconnection(
+                remote=f"{name}:{listener.local_endpoints[0].port}",
+                security=PLAIN,
+                transport=taps.TransportProperties(interface=interface),
+                system=system,
+            ).initiate()
+        try:
+            yield await connection
+        finally:
+            connection.abort()
+
+
+@pytest.mark.requirement("R-9623-4.1.1.1-01")
+@pytest.mark.parametrize("name", ["split.example", "long.example"])
+def test_a_name_is_asked_for_by_its_path_and_the_answer_stays_with_it(
+    run: Run, two_paths: Network, name: str
+) -> None:
+    """The server means another address on each: it knows the asker by the source address."""
+    client, server = two_paths.client, two_paths.server
+    theirs = {client.address(4, path): server.address(4, path) for path in (0, 1)}
+    kinds = ["UDP", "TCP"] if name == "long.example" else ["UDP"]
+
+    async def main() -> None:
+        address = two_paths.shared_address()
+        system = taps.System(resolver=taps.Resolver(nameservers=[address]))
+        async with name_server(server, address, theirs.__getitem__) as names:
+            for turn, path in enumerate((1, 0, 1, 0)):
+                async with to_name(
+                    two_paths, name, system, **{f"path{path + 1}": "require"}
+                ) as connection:
+                    own = client.address(4, path)
+                    assert connection.local_endpoint is not None
+                    assert connection.local_endpoint.ip_address == own
+                    assert connection.remote_endpoint is not None
+                    assert connection.remote_endpoint.ip_address == theirs[own]
+                    (asked,) = connection.report.resolutions
+                    assert asked.path == f"path{path + 1}"
+                    # What is known is known for this path only.
+                    assert names.asked == ([(kind, own) for kind in kinds] if turn < 2 else [])
+                names.asked.clear()
+
+    run(main)
+
+
+def test_a_name_is_not_asked_for_where_its_path_does_not_lead(run: Run, two_paths: Network) -> None:
+    address = two_paths.shared_address()
+    two_paths.client.ip(f"route del {address} dev path2")
+
+    async def main() -> None:
+        system = taps.System(resolver=taps.Resolver(nameservers=[address]))
+        async with name_server(two_paths.server, address, lambda _: address) as names:
+            with pytest.raises(taps.EstablishmentError) as caught:
+                async with to_name(two_paths, "www.example", system, path2="require"):
+                    pass
+        assert str(caught.value) == (
+            f"www.example on path2 cannot be resolved: {address}: path2 (wired) does not lead there"
+        )
+        assert caught.value.reason is taps.Reason.RESOLUTION_FAILED
+        assert names.asked == []
+
+    run(main)
+
+
+def test_a_name_server_on_this_machine_is_asked_whatever_the_path(
+    run: Run, two_paths: Network
+) -> None:
+    async def main() -> None:
+        system = taps.System(resolver=taps.Resolver(nameservers=["127.0.0.1"]))
+        address = two_paths.server.address(4, 1)
+        async with (
+            name_server(two_paths.client, "127.0.0.1", lambda _: address) as names,
+            to_name(two_paths, "www.example", system, path2="require") as connection,
+        ):
+            assert connection.local_endpoint is not None
+            assert connection.local_endpoint.ip_address == two_paths.client.address(4, 1)
+            assert names.asked == [("UDP", "127.0.0.1")]
+
+    run(main)
+
+
+def test_names_are_asked_of_the_resolvers_of_the_domain(run: Run, two_paths: Network) -> None:
     address, resolver = two_paths.shared_address(), two_paths.server.address(4, 1)
 
     async def main() -> None:
         with two_paths.server.use():
             listening = taps.Preconnection(local=f"{address}:0", security=PLAIN).listen()
-            sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        sock.bind((resolver, 53))
-        endpoint, names = await asyncio.get_running_loop().create_datagram_endpoint(
-            lambda: _NameServer(address), sock=sock
-        )
         domains = {"corporate": {"interfaces": ["path2"], "resolvers": [resolver]}}
-        async with listening as listener:
+        async with (
+            listening as listener,
+            name_server(two_paths.server, resolver, lambda _: address) as names,
+        ):
             with two_paths.client.use():
                 connection = taps.Preconnection(
                     remote=f"only.corporate:{listener.local_endpoints[0].port}",
@@ -410,11 +541,10 @@ def test_names_are_asked_of_the_resolvers_of_the_domain(two_paths: Network) -> N
             await connection
             assert connection.local_endpoint is not None
             assert connection.local_endpoint.ip_address == two_paths.client.address(4, 1)
-            assert names.asked_by == {two_paths.client.address(4, 1)}
+            assert names.asked == [("UDP", two_paths.client.address(4, 1))]
             connection.abort()
-        endpoint.close()
 
-    aio_run(main, loop="asyncio")
+    run(main)
 
 
 # -- temporary addresses

@@ -174,6 +174,20 @@ def test_when_the_systems_resolver_knows_more(services: str, name: str, expected
     assert is_the_systems(services.split(), name) is expected
 
 
+@pytest.mark.parametrize(
+    ("services", "name", "expected"),
+    [
+        ("files resolve dns", "www.example", False),
+        ("files", "www.example", False),
+        ("files mdns4_minimal resolve dns", "printer.local", True),
+    ],
+)
+def test_on_a_path_only_names_of_one_kind_are_left_to_the_systems_resolver(
+    services: str, name: str, expected: bool
+) -> None:
+    assert is_the_systems(services.split(), name, on_path=True) is expected
+
+
 def test_this_machines_own_name_is_the_systems_where_it_says_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
