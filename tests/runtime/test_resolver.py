@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import inspect
 import os
 import socket
 import subprocess
@@ -650,6 +651,13 @@ def test_short_names_are_completed_with_search_domains(no_hosts: Path) -> None:
             assert {name for name, _ in server.asked[asked:]} == {"db."}
 
     run(main)
+
+
+def test_options_are_those_of_what_is_imported_for_the_first_name() -> None:
+    # It is spelt out twice, so that a program without names does not import it.
+    options = dict(inspect.signature(Names.__init__).parameters)
+    del options["system"]  # for tests
+    assert options == dict(inspect.signature(Resolver.__init__).parameters)
 
 
 def test_the_systems_configuration_is_followed_when_it_changes(

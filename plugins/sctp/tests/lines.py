@@ -28,6 +28,9 @@ WISHES = [
     and row.name not in EVERYWHERE
 ]
 
+#: Types of chunks (RFC 9260, section 3.2).
+DATA, HEARTBEAT = 0, 4
+
 
 def named(row: Property) -> str:
     """For a test's name."""
@@ -73,3 +76,13 @@ def assert_selected_by_the_table(transport: Transport, row: Property) -> None:
 
     assert bool(chosen(Preference.REQUIRE)) is (support is not Support.NEVER)
     assert bool(chosen(Preference.PROHIBIT)) is (support is not Support.ALWAYS)
+
+
+def chunks(packet: Any) -> list[int]:
+    """Types of a captured packet's chunks."""
+    found, at = [], 12
+    payload = packet.payload
+    while at + 4 <= len(payload):
+        found.append(payload[at])
+        at += (int.from_bytes(payload[at + 2 : at + 4]) + 3) // 4 * 4
+    return found

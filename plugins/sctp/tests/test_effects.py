@@ -18,9 +18,12 @@ from tests.effects.test_effects import samples
 
 from .conftest import kernel_socket, until
 from .lines import (
+    DATA,
+    HEARTBEAT,
     WISHES,
     assert_selected_by_the_table,
     assert_shown,
+    chunks,
     named,
     rows_of,
     with_effect,
@@ -92,17 +95,6 @@ OPTIONS = {
     # SCTP_RTOINFO, NODELAY, PEER_ADDR_PARAMS, DELAYED_SACK, STREAM_SCHEDULER
     132: {0: 16, 3: 4, 9: 160, 16: 12, 123: 8},
 }
-DATA, HEARTBEAT = 0, 4
-
-
-def chunks(packet: Any) -> list[int]:
-    """Types of a packet's chunks."""
-    found, at = [], 12
-    payload = packet.payload
-    while at + 4 <= len(payload):
-        found.append(payload[at])
-        at += (int.from_bytes(payload[at + 2 : at + 4]) + 3) // 4 * 4
-    return found
 
 
 def options(connection: taps.Connection[Any]) -> dict[tuple[int, int], bytes]:

@@ -21,9 +21,12 @@ from tests.effects.test_effects import samples
 
 from .conftest import until
 from .lines import (
+    DATA,
+    HEARTBEAT,
     WISHES,
     assert_selected_by_the_table,
     assert_shown,
+    chunks,
     named,
     rows_of,
     with_effect,
@@ -68,18 +71,8 @@ SHOWN = {
     "_taps.undelivered": (HERE, "test_undelivered_is_what_the_peer_has_not_got"),
     "_taps.ppid": (HERE, "test_the_payload_protocol_identifier_is_told"),
 }
-DATA, HEARTBEAT = 0, 4
 #: What a hosts' own IPv4 and UDP, SCTP's header and that of one DATA chunk take.
 MTU_OVERHEAD = 20 + 8 + 12 + 16
-
-
-def chunks(packet: Any) -> list[int]:
-    """Types of an encapsulated packet's chunks."""
-    found, at = [], 12
-    while at + 4 <= len(packet.payload):
-        found.append(packet.payload[at])
-        at += (int.from_bytes(packet.payload[at + 2 : at + 4]) + 3) // 4 * 4
-    return found
 
 
 def from_client(client: taps.Connection[Any]) -> Any:
