@@ -92,6 +92,17 @@ class HttpServer(Framer):
             self._body.clear()
             self.deliver(None, request)
 
+    def handle_end_of_data(self) -> bool:
+        """Requests before the end are delivered first; one of them may be cut off."""
+        if self._http.their_state is h11.DONE:
+            return False  # it is not answered yet, and others may stand behind it
+        try:
+            self._http.receive_data(b"")
+            self._http.next_event()
+        except h11.RemoteProtocolError as error:
+            raise deframing_failed(f"this is not HTTP/1.1: {error}") from error
+        return True
+
     def new_sent_message(
         self, data: Any, context: MessageContext | None, end_of_message: bool
     ) -> None:

@@ -268,6 +268,19 @@ class Framer:
                 parsed.context, len(parsed.data), parsed.end_of_message
             )
 
+    def handle_end_of_data(self) -> bool:
+        """The peer will send no more. Called on streams, after ``handle_received_data``.
+
+        Returns:
+            Whether the application may be told now; bytes that are not parsed are then
+            a Message that was cut off. False holds the end back, for Messages that can be
+            delivered only when something else has been done: asked again after each Send.
+
+        Raises:
+            ReceiveError: What has been parsed is no whole Message.
+        """
+        return True
+
     # -- actions (RFC 9623, sections 6.1 to 6.3)
 
     def send(self, data: Data, end_of_message: bool = True) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from taps_core.model.errors import (
     ConnectionError,
@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from taps_core.model.messages import MessageContext, SendRecord
 
 __all__ = ["FramerFlow"]
+
+T = TypeVar("T")
 
 #: The flow below is paused while more than this is held for a start to come.
 HELD: Final = 64 * 1024
@@ -101,6 +103,7 @@ class FramerFlow(LayerFlow, FramerControl):
         self._deaf = False  # nothing more is parsed
         self._silent = False  # closed or aborted from above: nothing more goes up
         self._peer_finished = False
+        self._end_waits = False  # the peer's, for what the framer has still to deliver
         self._skipping = False  # a datagram is lost, and its other parts with it
         self._part_ended = False
         self._paused = False
@@ -185,11 +188,11 @@ class FramerFlow(LayerFlow, FramerControl):
 
     # -- events
 
-    def _event(self, event: Callable[..., object], *arguments: Any) -> None:
+    def _event(self, event: Callable[..., T], *arguments: Any) -> T:
         """Call the framer; what it raises is an error of this library afterwards."""
         self._busy = True
         try:
-            event(*arguments)
+            return event(*arguments)
         except TapsError:
             raise
         except Exception as error:
@@ -257,6 +260,8 @@ class FramerFlow(LayerFlow, FramerControl):
                 break
         self._flush_own()
         self._emit()
+        if self._end_waits:
+            self._pass_up_end()
 
     def _parse_part(self, data: Any, context: MessageContext | None, end: bool) -> None:
         cursor = self._cursor
@@ -344,17 +349,33 @@ class FramerFlow(LayerFlow, FramerControl):
                     reason=Reason.PROTOCOL_FAILED,
                 )
             )
-        elif self._incomplete:
+        else:
+            self._peer_finished = self._end_waits = True
+            self._pump()
+            self._no_answer()
+
+    def _pass_up_end(self) -> None:
+        """Pass up that the peer will send no more, unless the framer has more to deliver."""
+        if self._deaf:
+            return
+        try:
+            if not self._passing and not self._event(self._framer.handle_end_of_data):
+                return
+            self._end_waits = False
             self._emit()
+            if self._incomplete:
+                raise cut_off()
+        except ReceiveError as error:
+            self._end_waits = False
             self._stop_receiving()
             if not self._silent:
-                self.receiver.failed(cut_off(), True)
+                self.receiver.failed(error, True)
+        except TapsError as error:
+            self._fail(error)
         else:
-            self._peer_finished = True
-            self._emit()
             if not self._silent:
                 self.receiver.finished()
-            self._no_answer()
+        self._flush_own()
 
     @property
     def _incomplete(self) -> bool:
@@ -400,6 +421,7 @@ class FramerFlow(LayerFlow, FramerControl):
             self._record = FramedRecord(record, self, None)
         self._accepted = 0
         context = None if record is None else record.context
+        self._cursor.moved = False
         refused = True
         try:
             self._event(self._framer.new_sent_message, data, context, end_of_message)
@@ -416,7 +438,7 @@ class FramerFlow(LayerFlow, FramerControl):
             self._unflushed = False  # whoever called us flushes
             if record is not None and self._accepted > (0 if refused else 1):
                 self._fates.expect(record, self._accepted, not refused)
-            if self._cursor.out or self._cursor.moved:
+            if self._cursor.out or self._cursor.moved or self._end_waits:
                 self._soon()
         return True if self._accepted else None
 

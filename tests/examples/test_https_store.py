@@ -127,8 +127,12 @@ def test_curl_does_not_believe_another_name(curl: Curl) -> None:
 LAST = b"GET /nowhere HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
 
-async def exchange(example: ModuleType, *pieces: bytes) -> bytes:
-    """What a client gets that sends these pieces one by one, until the server ends it."""
+async def exchange(example: ModuleType, *pieces: bytes, final: bool = False) -> bytes:
+    """What a client gets that sends these pieces one by one, until the server ends it.
+
+    Args:
+        final: Whether it half-closes at once.
+    """
     store = example.Store()
     plain = taps.SecurityParameters.disabled()
     system = taps.System()
@@ -141,7 +145,7 @@ async def exchange(example: ModuleType, *pieces: bytes) -> bytes:
         )
         async with there.initiate() as client:
             for piece in pieces:
-                await client.send(piece)
+                await client.send(piece, final=final and piece is pieces[-1])
             answer = b""
             try:
                 while True:
@@ -185,6 +189,36 @@ def test_the_pieces_of_the_stream_do_not_matter(run: Run, example: ModuleType) -
         for size in (1, 2, 7, 40):
             pieces = [stream[at : at + size] for at in range(0, len(stream), size)]
             assert len(await exchange(example, *pieces)) == len(whole)
+
+    run(main)
+
+
+@pytest.mark.parametrize("size", [1, 40, 10_000])
+def test_requests_before_a_half_close_are_answered(
+    run: Run, example: ModuleType, size: int
+) -> None:
+    # So much that some of it is not even parsed when the first request is delivered.
+    puts = [
+        b"PUT /%d HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (number, size) + bytes(size)
+        for number in range(20)
+    ]
+
+    async def main() -> None:
+        answer = await exchange(example, b"".join(puts), final=True)
+        assert answer.count(b"HTTP/1.1 201 ") == 20
+
+    run(main)
+
+
+def test_a_request_that_a_half_close_cuts_off_is_answered_with_400(
+    run: Run, example: ModuleType
+) -> None:
+    whole = b"PUT /a HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
+
+    async def main() -> None:
+        for length in (1, 30, len(whole) - 1):
+            answer = await exchange(example, whole + whole[:length], final=True)
+            assert [each[:3] for each in answer.split(b"HTTP/1.1 ")[1:]] == [b"201", b"400"]
 
     run(main)
 

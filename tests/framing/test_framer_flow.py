@@ -760,6 +760,80 @@ def test_failing_between_ready_and_start_is_told_after_start() -> None:
     asyncio.run(main())
 
 
+class Dialogue(Framer):
+    """A Message is a byte; the next is delivered when the one before is answered."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.waits = False
+
+    def handle_received_data(self) -> None:
+        if not self.waits and self.parse(1, 1):
+            self.waits = True
+            self.deliver_and_advance_receive_cursor(None, 1, True)
+
+    def handle_end_of_data(self) -> bool:
+        self.asked += 1
+        return not self.waits
+
+    def new_sent_message(self, data: Any, context: Any, end_of_message: bool) -> None:
+        super().new_sent_message(data, context, end_of_message)
+        self.waits = False
+        self.handle_received_data()
+
+
+def test_the_end_waits_for_messages_that_a_framer_holds_back() -> None:
+    async def main() -> None:
+        rig = Rig(Dialogue())
+        await rig.flow.negotiate()
+        rig.top.start(rig.above)
+        rig.below.feed(b"abc")
+        rig.below.receiver.finished()
+        for expected in (b"a", b"ab", b"abc"):
+            assert rig.above.data == expected
+            assert not rig.above.is_finished
+            rig.top.send(b"yes", None, True)
+            await turn()
+        assert rig.names() == ["received"] * 3 + ["finished"]
+        assert rig.framer.asked == 4
+        rig.check()
+
+    asyncio.run(main())
+
+
+def test_a_framer_that_says_what_was_cut_off_is_heard() -> None:
+    class Strict(Dialogue):
+        def handle_end_of_data(self) -> bool:
+            raise ReceiveError("half a frame", reason=Reason.DEFRAMING_FAILED)
+
+    async def main() -> None:
+        rig = Rig(Strict())
+        await rig.flow.negotiate()
+        rig.top.start(rig.above)
+        rig.below.receiver.finished()
+        assert rig.names() == ["failed"]
+        assert "half a frame" in str(rig.above.calls[0].arguments[0])
+
+    asyncio.run(main())
+
+
+def test_a_framer_that_breaks_at_the_end_ends_its_connection() -> None:
+    class Broken(Dialogue):
+        def handle_end_of_data(self) -> bool:
+            raise KeyError("bug")
+
+    async def main() -> None:
+        rig = Rig(Broken())
+        await rig.flow.negotiate()
+        rig.top.start(rig.above)
+        rig.below.receiver.finished()
+        assert rig.below.names[-1] == "abort"
+        rig.below.receiver.closed(None)
+        assert "KeyError" in str(rig.above.error)
+
+    asyncio.run(main())
+
+
 # -- stop and failure
 
 
