@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,6 +12,7 @@ import taps_core as taps
 from taps_core.planning.candidates import MAX_LEAVES
 from taps_core.planning.staggering import RESOLUTION_DELAY
 from taps_core.testing import MemoryNetwork, MemoryStream, VirtualNetwork
+from tests.runtime.machines import Machine, interface
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -26,15 +28,27 @@ Script = list[tuple[float, Any]]
 class Trickler:
     """A resolver with a script for each name; the first line is waited for.
 
+    On a path that was chosen those of names with the path's before them count: ``eth1_server``.
+
     Attributes:
-        open: How many trickles are not closed.
+        open: How many trickles are not closed, whatever the path.
         terms: What it was told of the use of each answer.
     """
 
     def __init__(self, **scripts: Script) -> None:
         self.scripts = scripts
-        self.open = 0
         self.terms: list[Any] = []
+        self._later: list[Later] = []
+        self._path = ""
+
+    def by(self, exit: Any) -> Trickler:  # noqa: A002  # as Pathwise has it
+        bound = copy.copy(self)
+        bound._path = f"{exit.name}_"
+        return bound
+
+    @property
+    def open(self) -> int:
+        return sum(not each.closed for each in self._later)
 
     async def resolve(self, endpoint: Any) -> list[Any]:
         assert not endpoint.needs_resolution, "what trickles is not asked for everything"
@@ -42,19 +56,20 @@ class Trickler:
 
     async def trickle(self, endpoint: Any, terms: Any) -> tuple[list[Any], Any]:
         self.terms.append(terms)
-        (after, first), *rest = self.scripts[endpoint.hostname]
+        (after, first), *rest = self.scripts[self._path + endpoint.hostname]
         began = asyncio.get_running_loop().time()
         await asyncio.sleep(after)
-        return self._answer(endpoint, first), self._later(endpoint, rest, began) if rest else None
+        return self._answer(endpoint, first), self._more(endpoint, rest, began) if rest else None
 
     def _answer(self, endpoint: Any, what: Any) -> list[Any]:
         if isinstance(what, Exception):
             raise what
         return [endpoint.with_ip_address(each) if isinstance(each, str) else each for each in what]
 
-    def _later(self, endpoint: Any, rest: Script, began: float) -> Later:
-        self.open += 1
-        return Later(self, endpoint, rest, began)
+    def _more(self, endpoint: Any, rest: Script, began: float) -> Later:
+        later = Later(self, endpoint, rest, began)
+        self._later.append(later)
+        return later
 
 
 class Later:
@@ -65,6 +80,7 @@ class Later:
         self._endpoint = endpoint
         self._rest = rest
         self._began = began
+        self.closed = False
 
     def __aiter__(self) -> AsyncIterator[Any]:
         return self
@@ -77,7 +93,7 @@ class Later:
         return self._owner._answer(self._endpoint, what)
 
     async def aclose(self) -> None:
-        self._owner.open -= 1
+        self.closed = True
         await asyncio.sleep(0)
 
 
@@ -413,5 +429,86 @@ def test_a_name_that_is_known_costs_no_task(
             async with here.to(of_server()).initiate():
                 # Its own, in which all of it happens.
                 assert Watching.tasks == before + 1
+
+    virtual_run(scenario)
+
+
+# -- on paths that were chosen
+
+
+def tried(connection: taps.Connection[Any]) -> list[tuple[float, str, str]]:
+    told = [each.as_json() for each in connection.report]
+    return [
+        (round(each["started"], 6), each["remote"].rpartition(":")[0].strip("[]"), each["local"])
+        for each in told
+    ]
+
+
+@pytest.mark.requirement("R-9623-4.1.1.1-02", "R-9623-4.2.1-01")
+@pytest.mark.parametrize(
+    ("scripts", "dead", "expected"),
+    [
+        # AAAA late, on the better path: its turn comes beside that of the other path.
+        (
+            {
+                "eth1_server": [(0.0, [FOUR]), (0.1, [SIX])],
+                "eth2_server": [(0.0, [FOUR])],
+            },
+            [FOUR],
+            [(0.0, FOUR, "eth1"), (0.25, SIX, "eth1"), (0.25, FOUR, "eth2")],
+        ),
+        # On the other one only: it goes before what waits there.
+        (
+            {
+                "eth1_server": [(0.0, [FOUR])],
+                "eth2_server": [(0.0, [OTHER_FOUR]), (0.1, [SIX])],
+            },
+            [FOUR, OTHER_FOUR],
+            [(0.0, FOUR, "eth1"), (0.25, SIX, "eth2")],
+        ),
+        # The better path's answers are all late: they are waited for 50 ms.
+        (
+            {
+                "eth1_server": [(0.2, [SIX])],
+                "eth2_server": [(0.0, [FOUR])],
+            },
+            [FOUR],
+            [(0.05, FOUR, "eth2"), (0.3, SIX, "eth1")],
+        ),
+    ],
+    ids=["better path", "other path", "better path late"],
+)
+def test_what_comes_late_on_a_path_is_tried_from_there(
+    virtual_run: VirtualRun,
+    world: Any,
+    there: MemoryNetwork,
+    scripts: dict[str, Script],
+    dead: list[str],
+    expected: list[tuple[float, str, str]],
+) -> None:
+    resolver = Trickler(**scripts)
+    machine = Machine(
+        interface("eth1", "203.0.113.1", "2001:db8:1::1"),
+        interface("eth2", "198.51.100.1", "2001:db8:2::1"),
+    )
+
+    async def scenario(_: VirtualNetwork) -> None:
+        for address in dead:
+            there.blackhole(address)
+        here = world(
+            MemoryStream(there),
+            resolver=resolver,
+            survey=machine,
+            properties={"interface": {"eth1": "prefer"}},
+        )
+        async with (
+            here.listen(until_the_end, at=[f"[{SIX}]:7", f"{FOUR}:7"]),
+            here.to(of_server()).initiate() as connection,
+        ):
+            assert tried(connection) == expected
+            (won,) = (each.as_json() for each in connection.report if each.outcome == "ready")
+            assert won["remote"] == f"[{SIX}]:7"
+            assert won["path"] == won["local"]
+        assert resolver.open == 0
 
     virtual_run(scenario)
