@@ -33,6 +33,7 @@ __all__ = [
     "build_leaves",
     "chooses_paths",
     "companions",
+    "family_of",
     "interleave",
 ]
 
@@ -109,7 +110,7 @@ class Leaf:
     @property
     def family(self) -> int | None:
         """4 or 6; ``None`` where there is no IP address."""
-        return _family(self.remote)
+        return family_of(self.remote)
 
     @property
     def host(self) -> Hashable:
@@ -196,7 +197,7 @@ def build_leaves(
             # One address and one way to speak to it: nothing to look into.
             return [Leaf(stack, remote, path=path)]
     if temporary:
-        remotes = [remote for remote in remotes if _family(remote) != 4]
+        remotes = [remote for remote in remotes if family_of(remote) != 4]
     groups: dict[Hashable, int] = {}
     stacks: list[list[list[Leaf]]] = []
     for rank, each in enumerate(ranked):
@@ -267,7 +268,8 @@ def companions(
     return tuple(remotes), tuple(locals_)
 
 
-def _family(endpoint: Endpoint) -> int | None:
+def family_of(endpoint: Endpoint) -> int | None:
+    """4 or 6, of its address or its group; ``None`` where it has neither."""
     address = endpoint.multicast_group or endpoint.ip_address
     if address is None:
         return None
@@ -298,13 +300,13 @@ def _usable(
     """The local endpoints that go with this remote; ``[None]`` where none was given."""
     if not locals_:
         return [None]
-    family = _family(remote)
+    family = family_of(remote)
     return [
         local
         for local in dict.fromkeys(locals_)
         if local.protocol in (None, protocol)
         and (not local.kinds or local.kinds & serves)
-        and (local.ip_address is None or _family(local) == family)
+        and (local.ip_address is None or family_of(local) == family)
     ]
 
 

@@ -160,13 +160,24 @@ class Verdict:
         key: Equal for equal verdicts.
     """
 
-    __slots__ = ("_staggering", "families", "interfaces", "key", "protocols", "racing")
+    __slots__ = (
+        "_elsewhere",
+        "_staggering",
+        "families",
+        "interfaces",
+        "key",
+        "protocols",
+        "racing",
+    )
 
-    def __init__(self, rules: Iterable[tuple[Rule, bool]]) -> None:
+    def __init__(
+        self, rules: Iterable[tuple[Rule, bool]], *, elsewhere: Sequence[Rule] | None = None
+    ) -> None:
         """Merge.
 
         Args:
             rules: Those that count, in order; False: all but their prohibitions.
+            elsewhere: For a Listener, and only for one: those that are for destinations.
         """
         said: dict[Subject, dict[str, Say]] = {subject: {} for subject in Subject}
         racing: dict[str, tuple[float, str]] = {}
@@ -184,11 +195,15 @@ class Verdict:
             int(name): say for name, say in said[Subject.FAMILIES].items()
         }
         self.racing: Mapping[str, tuple[float, str]] = racing
+        self._elsewhere = elsewhere
         #: The last one that was made: base, own, families, result.
         self._staggering: tuple[Staggering, bool, bool, Staggering] | None = None
-        self.key: Hashable = tuple(
-            frozenset(each.items())
-            for each in (self.protocols, self.interfaces, self.families, self.racing)
+        self.key: Hashable = (
+            *(
+                frozenset(each.items())
+                for each in (self.protocols, self.interfaces, self.families, self.racing)
+            ),
+            None if elsewhere is None else tuple(elsewhere),
         )
 
     def of(self, protocols: Iterable[str]) -> tuple[str, Say] | None:
@@ -261,12 +276,36 @@ class Verdict:
             known = self._staggering = (base, own, families, base.but(**changes))
         return known[-1]
 
+    def against_family(self, family: int | None) -> str | None:
+        """Why an address of this family must not be used; ``None`` if it may."""
+        say = None if family is None else self.families.get(family)
+        prohibited = say is not None and say.stance is Stance.PROHIBIT
+        return say.sentence(f"IPv{family}") if say is not None and prohibited else None
+
     def notes(self) -> Iterator[str]:
-        """What is said beside protocols and interfaces, in sentences."""
-        for family, say in sorted(self.families.items()):
-            yield say.sentence(f"IPv{family}")
-        for name, (value, source) in sorted(self.racing.items()):
-            yield f"system policy: {name} is {value:g} s" + (f" ({source})" if source else "")
+        """What is said beside protocols and interfaces, in sentences.
+
+        To a Listener also what has no effect on it.
+        """
+        orders = [(f"IPv{family}", say) for family, say in sorted(self.families.items())]
+        racing = [
+            f"system policy: {name} is {value:g} s" + (f" ({source})" if source else "")
+            for name, (value, source) in sorted(self.racing.items())
+        ]
+        if self._elsewhere is None:
+            yield from (say.sentence(what) for what, say in orders)
+            yield from racing
+            return
+        orders += [(f"interface {word}", say) for word, say in sorted(self.interfaces.items())]
+        for what, say in orders:
+            if say.stance is not Stance.PROHIBIT:
+                yield f"{say.sentence(what)}: {_NO_ATTEMPTS}"
+            elif what.startswith("IPv"):
+                yield say.sentence(what)
+        yield from (f"{sentence}: {_NO_ATTEMPTS}" for sentence in racing)
+        for rule in self._elsewhere:
+            by = f" ({rule.source})" if rule.source else ""
+            yield f"system policy for some destinations{by}: a Listener has none"
 
 
 class Policy:
@@ -285,6 +324,7 @@ class Policy:
     __slots__ = (
         "_general",
         "_judges",
+        "_to_listeners",
         "_verdicts",
         "domains",
         "key",
@@ -321,6 +361,7 @@ class Policy:
         )
         self._general = all(rule.is_general for rule in self.rules)
         self._verdicts: dict[tuple[tuple[int, bool], ...], Verdict] = {}
+        self._to_listeners: Verdict | None = None
 
     @classmethod
     def coerce(cls, value: Policy | Mapping[str, Any] | None) -> Policy:
@@ -393,6 +434,15 @@ class Policy:
             known = self._verdicts[which] = Verdict(rules)
         return known
 
+    def on_listeners(self) -> Verdict:
+        """What it says about Listeners: what is said about every destination, as they have none."""
+        if self._to_listeners is None:
+            self._to_listeners = Verdict(
+                [(rule, True) for rule in self.rules if rule.is_general],
+                elsewhere=[rule for rule in self.rules if not rule.is_general],
+            )
+        return self._to_listeners
+
     def _that_count(self, remotes: Sequence[RemoteEndpoint]) -> Iterator[tuple[int, bool]]:
         for index, rule in enumerate(self.rules):
             if rule.is_general:
@@ -435,9 +485,9 @@ class Policy:
         """
         verdict = self.on((leaf.remote,))
         against = [*verdict.prohibited(leaf.stack.protocols)]
-        say = None if leaf.family is None else verdict.families.get(leaf.family)
-        if say is not None and say.stance is Stance.PROHIBIT:
-            against.append(say.sentence(f"IPv{leaf.family}"))
+        family = verdict.against_family(leaf.family)
+        if family is not None:
+            against.append(family)
         if verdict.interfaces and leaf.local is not None and leaf.local.interface is not None:
             interface = interface_of(leaf.local.interface)
             found = None if interface is None else verdict.of_interface(interface)
@@ -456,6 +506,8 @@ def _severity(found: tuple[str, Say]) -> int:
 def _is_in(address: str, network: Network) -> bool:
     return ipaddress.ip_address(address) in network
 
+
+_NO_ATTEMPTS: Final = "no effect on a Listener, which makes no attempts"
 
 _STANCES: Final = tuple(stance.value for stance in Stance)
 _GENERAL_KEYS: Final = (*_STANCES, "racing", "rule", "pvd")

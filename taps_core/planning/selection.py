@@ -109,8 +109,9 @@ class Selector:
         security = _SECURE if security is None else security
         verdict = _NO_POLICY
         if policy is not None:
+            policy = Policy.coerce(policy)
             # Whom a Listener is for is no destination.
-            verdict = Policy.coerce(policy).on(() if role == "listen" else remote)
+            verdict = policy.on_listeners() if role == "listen" else policy.on(remote)
         framers = tuple(framers)
         check_endpoints(properties, role, local, remote)
         # Of an endpoint nothing else counts here, so that one selection

@@ -12,11 +12,12 @@ from taps_core.model.endpoints import RemoteEndpoint
 from taps_core.model.errors import EstablishmentError, Reason, TapsError
 from taps_core.model.layers import ListenRequest
 from taps_core.model.reports import Attempt
+from taps_core.planning.candidates import family_of
 from taps_core.runtime.establishment import plugin_failed
 from taps_core.runtime.gathering import ranking
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from taps_core.model.endpoints import LocalEndpoint
     from taps_core.model.flow import Flow
@@ -31,6 +32,9 @@ logger = logging.getLogger("taps_core")
 #: How often another port is tried where one number must serve several addresses.
 PORT_TRIES: Final = 8
 _WILDCARDS: Final = (None, "::", "0.0.0.0")  # compared, not bound
+_FAMILIES: Final = (4, 6)
+#: What stands for all addresses of a family, and for none of the other.
+_ALL_OF: Final = {4: "0.0.0.0", 6: "::"}
 
 
 class Doors:
@@ -64,6 +68,8 @@ class Doors:
         self._dropped: Counter[str] = Counter()
         #: The port that the system chose.
         self._number: int | None = None
+        #: Address families that system policy prohibits, and the sentence about it.
+        self._prohibited: dict[int, str] = {}
         self.report: list[Attempt] = []
 
     # -- opening
@@ -75,6 +81,11 @@ class Doors:
             EstablishmentError, OSError: Nothing is open.
         """
         opened: set[str] = set()
+        policy = self._blueprint.runtime.system.whole_policy()
+        if policy is not None:
+            verdict = policy.on_listeners()
+            said = {family: verdict.against_family(family) for family in _FAMILIES}
+            self._prohibited = {family: why for family, why in said.items() if why is not None}
         try:
             for place in ranking(self._blueprint):
                 transport = place.stack.transport.name
@@ -177,6 +188,8 @@ class Doors:
             if asked.protocol not in (None, name):
                 continue
             for endpoint in self._on_paths(stack, await resolver.resolve(asked)):
+                if self._prohibited:
+                    endpoint = self._of_one_family(stack, endpoint)
                 # Two names of one address are one place to listen at.
                 place = (
                     endpoint.with_hostname(None).with_service(None).with_port(endpoint.port or None)
@@ -188,6 +201,22 @@ class Doors:
                 reason=Reason.INVALID_CONFIGURATION,
             )
         return list(found.values())
+
+    def _of_one_family(self, stack: Stack, endpoint: LocalEndpoint) -> LocalEndpoint:
+        """What stands for all addresses stands for those of the family that is left."""
+        (left, *_) = [*(each for each in _FAMILIES if each not in self._prohibited), None]
+        if left is None or not stack.takes_paths or not _is_all(endpoint):
+            return endpoint
+        return endpoint.with_ip_address(_ALL_OF[left])
+
+    def _against(self, stack: Stack, endpoint: LocalEndpoint) -> str | None:
+        """Why system policy lets nobody listen there."""
+        if not self._prohibited or not stack.takes_paths:
+            return None
+        family = family_of(endpoint)
+        if _is_all(endpoint) and len(self._prohibited) == len(_FAMILIES):
+            return "; ".join(self._prohibited.values())
+        return None if family is None else self._prohibited.get(family)
 
     def _on_paths(
         self, stack: Stack, endpoints: Sequence[LocalEndpoint]
@@ -216,7 +245,7 @@ class Doors:
                 others = {
                     _numbered(wanted[other][0], number): other
                     for other in range(position + 1, len(wanted))
-                    if other not in covered
+                    if other not in covered and not self._against(stack, wanted[other][0])
                 }
                 try:
                     door = await self._open_one(stack, _numbered(endpoint, number), tuple(others))
@@ -257,6 +286,9 @@ class Doors:
         attempt = Attempt(f"{stack} on {endpoint}", self._now())
         self.report.append(attempt)
         try:
+            against = self._against(stack, endpoint)
+            if against is not None:
+                raise EstablishmentError(against, reason=Reason.POLICY_PROHIBITED)
             door = await stack.transport.listen(
                 ListenRequest(
                     local=endpoint,
@@ -318,6 +350,13 @@ class Doors:
             total.update(door.dropped)
         return total
 
+    def _families(self, asked: LocalEndpoint, bound: LocalEndpoint) -> Collection[int]:
+        """Those that come in where all addresses are listened on."""
+        named = asked.ip_address or (bound.ip_address if bound.ip_address == _ALL_OF[4] else None)
+        if named is not None:
+            return (6,) if ":" in named else (4,)
+        return [each for each in _FAMILIES if each not in self._prohibited]
+
     @property
     def remote_endpoint(self) -> RemoteEndpoint | None:
         """How to reach the first one from this machine, under the name it was given."""
@@ -334,13 +373,21 @@ class Doors:
         if asked.hostname is not None:
             return RemoteEndpoint(hostname=asked.hostname, port=bound.port)
         if bound.ip_address in _WILDCARDS:
+            families = self._families(asked, bound)
             address = None
             if bound.interface is not None:  # others do not lead there
-                address = self._blueprint.runtime.system.paths.address_of(bound.interface)
-            return RemoteEndpoint(ip_address=address or "127.0.0.1", port=bound.port)
+                paths = self._blueprint.runtime.system.paths
+                address = paths.address_of(bound.interface, families)
+            loopback = "127.0.0.1" if 4 in families else "::1"
+            return RemoteEndpoint(ip_address=address or loopback, port=bound.port)
         # The interface of an IPv6 address may be its zone; IPv4 has none.
         zone = bound.interface if ":" in str(bound.ip_address) else None
         return RemoteEndpoint(ip_address=bound.ip_address, port=bound.port, interface=zone)
+
+
+def _is_all(endpoint: LocalEndpoint) -> bool:
+    """Whether it stands for all addresses, of both families."""
+    return family_of(endpoint) is None and endpoint.kinds <= {"ip"}
 
 
 def _chooses(endpoint: LocalEndpoint) -> bool:

@@ -24,7 +24,7 @@ from taps_core.runtime.resolver import Exit
 from taps_core.runtime.survey import of_this_machine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
     from typing import TypeAlias
 
     from taps_core.model.endpoints import Endpoint
@@ -295,17 +295,23 @@ class Paths:
         """Whether system policy prohibits interfaces, wherever it goes."""
         policy = self._policy()
         return policy is not None and any(
-            say.stance is Stance.PROHIBIT for say in policy.on().interfaces.values()
+            say.stance is Stance.PROHIBIT for say in policy.on_listeners().interfaces.values()
         )
 
-    def address_of(self, name: str) -> str | None:
-        """An address by which an interface is reached, IPv4 first; ``None``: it has none."""
+    def address_of(self, name: str, families: Collection[int]) -> str | None:
+        """An address by which an interface is reached, IPv4 first; ``None``: it has none.
+
+        Args:
+            name: Or index.
+            families: Those that are left.
+        """
         for interface in self.interfaces():
             if name in (interface.name, str(interface.index)):
                 addresses = [
                     each.address
                     for each in interface.addresses or ()
                     if not is_link_local(each.address)
+                    and (6 if ":" in each.address else 4) in families
                 ]
                 return min(addresses, key=lambda each: ":" in each, default=None)
         return None

@@ -245,3 +245,74 @@ def test_whoever_comes_back_over_udp_is_a_new_connection_once_the_old_one_is_gon
             assert second.remote_endpoint == first.remote_endpoint
 
     run(main)
+
+
+# -- system policy
+
+
+def _reaches(address: str, port: int) -> bool:
+    """Whether somebody answers there."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as sock:
+        sock.settimeout(5)
+        return sock.connect_ex((address, port)) == 0
+
+
+@pytest.mark.requirement("R-9623-3.2-01")
+@pytest.mark.parametrize(
+    ("prohibited", "local", "there", "not_there"),
+    [
+        ("IPv6", ":0", ["127.0.0.1"], ["::1"]),
+        ("IPv4", ":0", ["::1"], ["127.0.0.1"]),
+        ("IPv6", "localhost:0", ["127.0.0.1"], ["::1"]),
+        ("IPv4", "localhost:0", ["::1"], ["127.0.0.1"]),
+        ("IPv6", "[::]:0 127.0.0.1:0", None, None),
+        ("IPv4", "[::]:0", ["::1"], ["127.0.0.1"]),
+        (None, "[::]:0", ["::1"], ["127.0.0.1"]),
+        (None, ":0", ["127.0.0.1", "::1"], []),
+    ],
+)
+def test_nobody_listens_on_addresses_of_a_family_that_policy_prohibits(
+    run: Run,
+    prohibited: str | None,
+    local: str,
+    there: list[str] | None,
+    not_there: list[str] | None,
+) -> None:
+    policy = None if prohibited is None else {"prohibit": {"families": [prohibited]}}
+    system = taps.System(policy=policy)
+
+    async def main() -> None:
+        here = preconnection("TCP", local=local.split(), system=system)
+        if there is None or not_there is None:
+            # Not one of what was asked for is left out in silence.
+            with pytest.raises(taps.EstablishmentError, match="policy prohibits IPv6") as caught:
+                await here.listen()
+            assert caught.value.reason is taps.Reason.POLICY_PROHIBITED
+            return
+        async with here.listen() as listener:
+            port = listener.local_endpoints[0].port
+            assert port is not None
+            assert [_reaches(each, port) for each in there] == [True] * len(there)
+            assert [_reaches(each, port) for each in not_there] == [False] * len(not_there)
+            # How to reach it from here is an address that is left, too.
+            client = await preconnection("TCP", remote=listener.remote_endpoint).initiate()
+            client.abort()
+            refused = [each for each in listener.report if each.outcome == "failed"]
+            assert [str(each.error) for each in refused] == [
+                f"system policy prohibits {prohibited}"
+            ] * (local == "localhost:0")
+        await system.close()
+
+    run(main)
+
+
+def test_with_both_families_prohibited_there_is_no_listener(run: Run) -> None:
+    async def main() -> None:
+        system = taps.System(policy={"prohibit": {"families": ["IPv4", "IPv6"]}})
+        with pytest.raises(taps.EstablishmentError) as caught:
+            await preconnection("any", local=":0", system=system).listen()
+        assert str(caught.value) == "system policy prohibits IPv4; system policy prohibits IPv6"
+        assert caught.value.reason is taps.Reason.POLICY_PROHIBITED
+
+    run(main)

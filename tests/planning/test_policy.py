@@ -202,6 +202,31 @@ def test_selection_tells_of_families_and_delays(everything):
     assert selection.policy[0] in str(selection)
 
 
+def test_a_listener_is_told_what_has_no_effect_on_it(everything):
+    policy = Policy.read(
+        {
+            "prohibit": {"families": ["IPv6"], "interfaces": ["wwan0"]},
+            "avoid": {"families": ["IPv4"], "interfaces": ["wifi"]},
+            "prefer": {"protocols": ["udp"]},
+            "racing": {"delay": 0.5},
+            "rule": [
+                {"name": "far", "networks": ["192.0.2.0/24"], "prohibit": {"protocols": ["tcp"]}}
+            ],
+        },
+        FILE,
+    )
+    selection = select(everything, security=PLAIN, policy=policy, role="listen")
+    without = "no effect on a Listener, which makes no attempts"
+    assert selection.policy == (
+        f"system policy avoids IPv4 ({FILE}): {without}",
+        f"system policy prohibits IPv6 ({FILE})",
+        f"system policy avoids interface wifi ({FILE}): {without}",
+        f"system policy: delay is 0.5 s ({FILE}): {without}",
+        f"system policy for some destinations ({FILE}, rule 1, far): a Listener has none",
+    )
+    assert "TCP" in names(selection)
+
+
 def test_an_explicit_prefer_of_the_application_goes_before_policy(everything):
     properties = TransportProperties().prefer("multistreaming")
     policy = {"avoid": {"protocols": ["quic", "sctp"]}}
