@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import heapq
 import logging
 import math
 from collections import deque
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,8 +33,8 @@ logger = logging.getLogger("neatpy")
 #: NEATPy's programs are not told to wait.
 MOST_BYTES: Final = 4 * 1024 * 1024
 MOST_MESSAGES: Final = 32_768
-#: What a context of the core carries: who is to be told of the Sends that it is for.
-_WHOM: Final = ("neatpy", "neatpy.sent")
+#: Bytes that wait here when a warning is logged; another one each time that they have doubled.
+ALARMING: Final = 64 * 1024 * 1024
 
 
 class _Message:
@@ -42,18 +42,14 @@ class _Message:
 
     Attributes:
         context: As the core has it.
-        listeners: Of each Send that has no outcome yet: its handler, and whether a Final Message
-            had been sent before.
         place: Its place among those that wait here.
         waiting: How many of its parts wait here.
     """
 
-    __slots__ = ("context", "listeners", "place", "waiting")
+    __slots__ = ("context", "place", "waiting")
 
     def __init__(self, context: taps.MessageContext, arrival: int, usual_priority: int) -> None:
         self.context = context
-        self.listeners: deque[tuple[Any, bool]] = deque()
-        context.add(*_WHOM, self.listeners)
         properties = context.properties
         priority = properties.get("msgPriority", usual_priority)
         self.place = (bool(properties.get("final")), priority, arrival)
@@ -63,7 +59,7 @@ class _Message:
 class _Waiting:
     """A Send that the core has no room for yet."""
 
-    __slots__ = ("data", "deadline", "end", "key", "message")
+    __slots__ = ("after_final", "data", "deadline", "end", "handler", "key", "message")
 
     def __init__(
         self,
@@ -72,12 +68,16 @@ class _Waiting:
         end: bool,
         arrival: int,
         deadline: float,
+        handler: Any,
+        after_final: bool,
     ) -> None:
         self.message = message
         self.data = data
         self.end = end
         self.key = (message.place, arrival)
         self.deadline = deadline
+        self.handler = handler
+        self.after_final = after_final
 
     def __lt__(self, other: _Waiting) -> bool:
         return self.key < other.key
@@ -108,8 +108,12 @@ class Sender:
         self._open: dict[MessageContext | None, _Message] = {}
         self._backlog: list[_Waiting] = []
         self._feeding: asyncio.Task[None] | None = None
-        #: Sends whose handlers are to be told by the core's events; who waits for that.
-        self._subscribed = False
+        self._backlog_bytes = 0
+        self._alarming = ALARMING
+        #: Handlers that are to be told, in order, and what.
+        self._due: deque[tuple[Any, SendErrorReason | None]] = deque()
+        self._telling = False
+        #: Sends whose handlers were not told yet; who waits for that.
         self._untold = 0
         self._told: asyncio.Event | None = None
         self._final = False
@@ -117,25 +121,31 @@ class Sender:
 
     def send(self, data: bytes, handler: Any, context: MessageContext | None, end: bool) -> None:
         """Send a Message, or a part of one; what becomes of it, the handler is told later."""
+        self._untold += 1
         if self._close_wanted:
-            self._loop.call_soon(self._tell, handler, SendErrorReason.CONNECTION_CLOSING)
+            self._tell_soon(handler, SendErrorReason.CONNECTION_CLOSING)
             return
         message: _Message | None = None
         continued = False
-        if handler is not None or context is not None or not end or self._open:
+        if context is not None or not end or self._open:
             continued = context in self._open
-            message = self._message(handler, context, end)
+            message = self._message(context, end)
+        after_final = self._final
         # The rest of a Message that the core has begun waits for nothing: others wait for it.
         if self._crowded and not (continued and message is not None and not message.waiting):
-            self._hold(data, message, end)
+            self._hold(data, message, end, handler, after_final)
             return
         try:
-            _ = self._offer(data, message, end)
+            outcome = self._offer(data, message, end)
         except taps.TapsError as error:
-            self._refused(message, error)
-        # What fails later the core tells by an event, or logs.
+            self._known(handler, error, after_final)
+            return
+        if handler is None and message is None:
+            self._untold -= 1  # what fails later the core logs
+        else:
+            self._follow(outcome, handler, after_final)
 
-    def _message(self, handler: Any, context: MessageContext | None, end: bool) -> _Message:
+    def _message(self, context: MessageContext | None, end: bool) -> _Message:
         message = self._open.pop(context, None)
         if message is None:
             made = taps.MessageContext()
@@ -144,12 +154,6 @@ class Sender:
             message = _Message(made, next(self._arrivals), self._properties._priority)
         if not end:
             self._open[context] = message
-        message.listeners.append((handler, self._final))
-        self._untold += 1
-        if not self._subscribed:
-            self._subscribed = True
-            for event in (taps.Sent, taps.SendError):
-                self._inner.on(event, self._outcome)
         return message
 
     @property
@@ -160,7 +164,7 @@ class Sender:
         return size >= MOST_BYTES or messages >= MOST_MESSAGES
 
     def _offer(self, data: bytes, message: _Message | None, end: bool) -> Coroutine[Any, Any, None]:
-        """Give it to the core; what is returned waits until there is room for more."""
+        """Give it to the core; what is returned waits for what becomes of it."""
         if message is None:
             return self._inner.send(data)
         outcome = self._inner.send(data, message.context, end_of_message=end)
@@ -169,14 +173,25 @@ class Sender:
 
     # -- what the core has no room for
 
-    def _hold(self, data: bytes, message: _Message | None, end: bool) -> None:
+    def _hold(
+        self, data: bytes, message: _Message | None, end: bool, handler: Any, after_final: bool
+    ) -> None:
         if message is None:
-            message = self._message(None, None, True)
+            message = self._message(None, True)
         message.waiting += 1
         lifetime = message.context.properties.get("msgLifetime", math.inf)
         deadline = self._loop.time() + lifetime
-        waiting = _Waiting(message, data, end, next(self._arrivals), deadline)
+        waiting = _Waiting(message, data, end, next(self._arrivals), deadline, handler, after_final)
         heapq.heappush(self._backlog, waiting)
+        self._backlog_bytes += len(data)
+        if self._backlog_bytes >= self._alarming:
+            logger.warning(
+                "%r: %d MiB wait to be sent, as more is sent than the peer takes; "
+                "sent handlers tell when there is room",
+                self._connection,
+                self._backlog_bytes >> 20,
+            )
+            self._alarming = 2 * self._backlog_bytes
         if self._feeding is None:
             self._feeding = self._work.spawn(self._feed())
 
@@ -184,48 +199,71 @@ class Sender:
         """Give the core one after the other: awaiting what becomes of each is the brake."""
         while self._backlog:
             waiting = heapq.heappop(self._backlog)
+            self._backlog_bytes -= len(waiting.data)
             message = waiting.message
             message.waiting -= 1
             left = waiting.deadline - self._loop.time()
+            failure: taps.TapsError | None = None
             if left <= 0:
-                self._refused(message, taps.Expired("there was no room for it in its lifetime"))
-                continue
-            if left < math.inf:
-                message.context.add("msgLifetime", left)
-            try:
-                outcome = self._offer(waiting.data, message, waiting.end)
-            except taps.TapsError as error:
-                self._refused(message, error)
-                continue
-            with contextlib.suppress(taps.TapsError):  # an event tells
-                await outcome
+                failure = taps.Expired("there was no room for it in its lifetime")
+            else:
+                if left < math.inf:
+                    message.context.add("msgLifetime", left)
+                try:
+                    await self._offer(waiting.data, message, waiting.end)
+                except taps.TapsError as error:
+                    failure = error
+            self._known(waiting.handler, failure, waiting.after_final)
         self._feeding = None
         if self._close_wanted:
             _ = self._inner.close()
 
     # -- to handlers
 
-    def _outcome(self, event: taps.Sent | taps.SendError) -> None:
-        """The core tells what became of a Send."""
-        context = event.context
-        listeners = None if context is None else context.get(*_WHOM)
-        if listeners:
-            self._next_told(listeners, event if isinstance(event, taps.SendError) else None)
-
-    def _refused(self, message: _Message | None, error: taps.TapsError) -> None:
-        """The core did not take it, so it tells nothing."""
-        if message is None:
-            self._loop.call_soon(self._tell, None, send_error_reason(error, after_final=False))
+    def _follow(
+        self,
+        outcome: Coroutine[Any, Any, None],
+        handler: Any,
+        after_final: bool,
+        _: object = None,
+    ) -> None:
+        """Await what becomes of a Send, as a task of its own would: most often that is known."""
+        try:
+            waits_for = outcome.send(None)
+        except StopIteration:
+            self._known(handler, None, after_final)
+        except taps.TapsError as error:
+            self._known(handler, error, after_final)
         else:
-            self._loop.call_soon(self._next_told, message.listeners, error)
+            again = partial(self._follow, outcome, handler, after_final)
+            if waits_for is None:
+                self._loop.call_soon(again)
+            else:
+                waits_for.add_done_callback(again)
 
-    def _next_told(self, listeners: deque[tuple[Any, bool]], error: taps.TapsError | None) -> None:
-        handler, after_final = listeners.popleft()
+    def _known(self, handler: Any, error: taps.TapsError | None, after_final: bool) -> None:
         reason = None if error is None else send_error_reason(error, after_final=after_final)
-        self._tell(handler, reason)
-        self._untold -= 1
-        if not self._untold and self._told is not None:
-            self._told.set()
+        self._tell_soon(handler, reason)
+
+    def _tell_soon(self, handler: Any, reason: SendErrorReason | None) -> None:
+        self._due.append((handler, reason))
+        if not self._telling:
+            self._telling = True
+            self._loop.call_soon(self._tell_due)
+
+    def _tell_due(self) -> None:
+        # What handlers send is told in a later turn: one turn never runs for ever.
+        try:
+            for _ in range(len(self._due)):
+                self._untold -= 1
+                self._tell(*self._due.popleft())
+        finally:
+            # Also when a handler let a KeyboardInterrupt through.
+            self._telling = bool(self._due)
+            if self._telling:
+                self._loop.call_soon(self._tell_due)
+            if not self._untold and self._told is not None:
+                self._told.set()
 
     def _tell(self, handler: Any, reason: SendErrorReason | None) -> None:
         if isinstance(handler, Outcome):

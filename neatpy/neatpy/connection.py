@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 from collections import deque
@@ -37,7 +38,7 @@ from neatpy.utils import shim_print
 one_module(__name__)
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
 
     from neatpy.framer import Framer
     from neatpy.listener import Listener
@@ -176,18 +177,24 @@ class Connection:
         if self._tells_of_soft_errors:
             inner.on(taps.SoftError, self._soft_error)
 
-    async def _tell_early(self, events: AsyncIterator[Any], handler: Callable[..., object]) -> None:
-        """What became of the Message that establishment began with."""
-        async for event in events:
-            if not isinstance(event, (taps.Sent, taps.SendError)):
-                continue
-            if event.context is None or not event.context.get(*EARLY):
-                continue
-            reason = None
-            if isinstance(event, taps.SendError):
-                reason = send_error_reason(event, after_final=False)
-            call(handler, self, reason)
-            return
+    async def _tell_early(self, events: Any, handler: Callable[..., object]) -> None:
+        """What became of the Message that establishment began with.
+
+        Args:
+            events: The core's, from the beginning on; nobody collects them afterwards.
+            handler: Whom to tell.
+        """
+        with contextlib.closing(events):
+            async for event in events:
+                if not isinstance(event, (taps.Sent, taps.SendError)):
+                    continue
+                if event.context is None or not event.context.get(*EARLY):
+                    continue
+                reason = None
+                if isinstance(event, taps.SendError):
+                    reason = send_error_reason(event, after_final=False)
+                call(handler, self, reason)
+                return
 
     def _begin_accepted(self, inner: taps.Connection[Any]) -> None:
         """A Listener has it, ready."""

@@ -94,6 +94,48 @@ def test_nothing_is_lost_of_more_than_anybody_can_hold(
     run(main)
 
 
+def test_a_warning_tells_how_much_waits_because_the_peer_takes_less(
+    run: Run, memory: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("neatpy._sending.ALARMING", 16 * 1024 * 1024)
+
+    async def main() -> None:
+        async with memory.pair() as (client, server):
+            for _ in range(40):
+                client.send(bytes(1024 * 1024))
+            assert caplog.messages
+            await all_of(server, 40 * 1024 * 1024)
+            # Once for each time that it has doubled.
+            assert [m.partition(": ")[2][:14] for m in caplog.messages] == [
+                "16 MiB wait to",
+                "32 MiB wait to",
+            ]
+
+    with caplog.at_level(logging.WARNING):
+        run(main)
+
+
+def test_handlers_that_send_again_and_again_let_others_have_their_turn(
+    run: Run, memory: World
+) -> None:
+    async def main() -> None:
+        async with memory.pair() as (client, _):
+            told: list[Any] = []
+
+            def again(connection: neatpy.Connection, reason: Any) -> None:
+                told.append(reason)
+                if len(told) < 1000:
+                    connection.send(b"x", again)
+
+            client.send(b"x", again)
+            await turns(5)
+            assert 0 < len(told) < 1000
+            await until(lambda: len(told) == 1000)
+            assert set(told) == {None}
+
+    run(main)
+
+
 def test_close_delivers_what_waits_for_room(run: Run, memory: World) -> None:
     async def main() -> None:
         async with memory.pair() as (client, server):
