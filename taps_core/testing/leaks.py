@@ -62,7 +62,7 @@ def no_leaks(*networks: Network) -> Iterator[None]:
     Raises:
         LeakError: Something was left.
     """
-    with _older_objects_aside(), _collected() as leaks:
+    with older_objects_aside(), _collected() as leaks:
         tasks = _tasks()
         threads = set(threading.enumerate())
         descriptors = _descriptors()
@@ -89,10 +89,11 @@ def no_leaks(*networks: Network) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _older_objects_aside() -> Iterator[None]:
+def older_objects_aside() -> Iterator[None]:
     """Keep the garbage collector from what was there before: not this block's.
 
-    It also makes a collection cheap, which otherwise is most of a short test.
+    It also makes a collection cheap, which otherwise is most of a short test. A block inside
+    another leaves aside what the outer one set aside, and collects what came since.
     """
     if not _aside.acquire(blocking=False):  # an outer block has it
         gc.collect()
