@@ -24,13 +24,17 @@ decides where a socket is opened. Words are those of
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import errno
 import functools
+import json
 import os
 import pathlib
 import shutil
 import socket
 import subprocess
+import sys
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeVar
 
@@ -41,7 +45,7 @@ from taps_core.testing.fixtures import missing
 from taps_core.testing.kernel_network import OWN_NETWORK, PROGRAMS, inside
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator, Sequence
     from typing import ParamSpec, Self, Unpack
 
     P = ParamSpec("P")
@@ -71,6 +75,7 @@ _DEPENDENT: Final = (
     (subprocess.Popen, "__init__"),
 )
 _VERSIONS: Final = (4, 6)
+_STARTER: Final = pathlib.Path(__file__).with_name("starter.py")
 #: Whether this is the lab's guest.
 _IN_LAB: Final = "TAPS_LAB" in os.environ
 #: For a test that is to hold on this machine's kernel and on the lab's.
@@ -109,6 +114,44 @@ class ConditionKeywords(TypedDict, total=False):
     """Probability that a bit of a packet is turned. Sums that are wrong show it."""
     queue: int
     """Packets that are on their way or wait; what comes beyond is lost (10,000)."""
+
+
+class Starter:
+    """Starts programs in networks; a process that lasts as long as this one."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-IS", str(_STARTER)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PATH": PROGRAMS},
+        )
+        atexit.register(self._end)
+
+    def run(self, network: str, command: Sequence[str], text: str) -> str:
+        """As :meth:`Host.run`, in a network that a file leads to."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        request = {"network": network, "command": command, "text": text}
+        print(json.dumps(request), file=self._process.stdin, flush=True)
+        answer = json.loads(self._process.stdout.readline())
+        if not answer:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), command[0])
+        output, errors = answer["output"], answer["errors"]
+        if answer["status"]:
+            error = subprocess.CalledProcessError(answer["status"], command, output, errors)
+            error.add_note(errors)
+            raise error
+        return str(output)
+
+    def _end(self) -> None:
+        self._process.communicate()
+
+
+@functools.cache
+def _starter() -> Starter:
+    return Starter()
 
 
 class Host:
@@ -170,19 +213,7 @@ class Host:
             FileNotFoundError: There is no such program.
             subprocess.CalledProcessError: It failed; its words are in ``stderr``.
         """
-        try:
-            return self.call(
-                subprocess.run,
-                command,
-                input=text,
-                check=True,
-                capture_output=True,
-                text=True,
-                env={**os.environ, "PATH": PROGRAMS},
-            ).stdout
-        except subprocess.CalledProcessError as error:
-            error.add_note(error.stderr)
-            raise
+        return _starter().run(self.place, command, text)
 
     def sysctl(self, name: str, value: object) -> None:
         """Set one of the kernel's variables, ``"net/ipv4/tcp_fastopen"``, there."""
@@ -204,7 +235,7 @@ class Way:
         self._source = source
         self._interface = interface
         self._conditions: ConditionKeywords = {"latency": 0.0, "jitter": 0.0, "queue": 10_000}
-        # Not laid before somebody wants it: a program takes 50 ms to start in the lab.
+        # Not laid before somebody wants it: a program takes 40 ms to start in the lab.
         self._first: list[str] = [
             f"qdisc add root handle 1: prio bands 2 priomap {'0 ' * 16}",
             "qdisc add parent 1:1 handle 10: netem",
@@ -323,10 +354,11 @@ class Path:
         self.name = f"path{number}"
         self._number = number
         self._ends = (one, other)
-        one.ip(f"link add {self.name} type veth peer name {self.name} netns {other.place}")
-        for host in self._ends:
+        laid = f"link add {self.name} type veth peer name {self.name} netns {other.place}"
+        for host, first in ((one, [laid]), (other, [])):
             host.interfaces[self.name] = self
             host.ip(
+                *first,
                 f"link set {self.name} address {self._hardware(host)} gso_max_segs 1",
                 f"addr add {self.address(host, 4)}/24 dev {self.name}",
                 f"addr add {self.address(host, 6)}/64 dev {self.name} nodad",
