@@ -175,7 +175,10 @@ def test_a_peer_that_speaks_first_loses_no_byte_through_a_race(run: Run) -> None
                 await asyncio.sleep(0.05)
                 lines = [message.data async for message in connection]
                 assert b"".join(line + b"\n" for line in lines) == greeting
-                assert [attempt.outcome for attempt in connection.report] == ["failed", "ready"]
+                first, *others = [attempt.outcome for attempt in connection.report]
+                # Where packets are lost (tests/lab), so is the refusal, and more are begun.
+                assert first in ("failed", "cancelled")
+                assert others.count("ready") == 1
 
     run(main)
 
