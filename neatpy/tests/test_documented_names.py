@@ -101,7 +101,7 @@ def test_handlers_are_there_and_empty() -> None:
 
 def test_a_framer_needs_its_three_methods_and_no_more() -> None:
     with pytest.raises(TypeError, match="abstract class Framer"):
-        neatpy.Framer()  # type: ignore[abstract]
+        neatpy.Framer()  # type: ignore[abstract]  # the point of it
     assert inspect.isabstract(neatpy.Framer)
     assert neatpy.Framer.__abstractmethods__ == {
         "start",

@@ -208,7 +208,7 @@ class Flow(ABC):
     def abort(self) -> None:
         """End at once and drop what is pending; ``closed`` follows."""
 
-    def apply(self, property: str, value: Any, /) -> bool:  # noqa: A002  # RFC 9622's word
+    def apply(self, property: str, value: Any, /) -> bool:
         """Let a Connection Property take effect; True if it now has one here.
 
         Raises:
@@ -216,7 +216,7 @@ class Flow(ABC):
         """
         return False
 
-    def read(self, property: str, /) -> Any:  # noqa: A002  # RFC 9622's word
+    def read(self, property: str, /) -> Any:
         """The live value of a Connection Property, ``None`` if it is not known here.
 
         Who tells a ``maxSendRate`` keeps it; what no layer keeps, the Connection does.
@@ -314,11 +314,11 @@ class LayerFlow(Flow):
         """Pass down."""
         self.lower.abort()
 
-    def apply(self, property: str, value: Any, /) -> bool:  # noqa: A002  # RFC 9622's word
+    def apply(self, property: str, value: Any, /) -> bool:
         """Pass down."""
         return self.lower.apply(property, value)
 
-    def read(self, property: str, /) -> Any:  # noqa: A002  # RFC 9622's word
+    def read(self, property: str, /) -> Any:
         """Pass down."""
         return self.lower.read(property)
 
@@ -433,6 +433,6 @@ class Session(ABC):
     def abort(self) -> None:
         """AbortGroup: the association and all its flows end at once."""
 
-    def apply(self, property: str, value: Any, /) -> bool:  # noqa: A002  # RFC 9622's word
+    def apply(self, property: str, value: Any, /) -> bool:
         """Let a Connection Property of the whole group take effect; True if it has."""
         return False

@@ -280,7 +280,7 @@ class CodecFlow(LayerFlow):
         self._backlog = None
         self._finished_behind = False
 
-    def read(self, property: str, /) -> Any:  # noqa: A002  # RFC 9622's word
+    def read(self, property: str, /) -> Any:
         """As below, but no Message may be longer than a frame."""
         value = self.lower.read(property)
         if property in ("sendMsgMaxLen", "recvMsgMaxLen"):

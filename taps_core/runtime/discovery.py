@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from taps_core.model.errors import PluginError
@@ -128,7 +129,7 @@ def installed_plugins() -> list[Found]:
             # milliseconds; one substring tells those that matter.
             if f"[{GROUP}]" not in (distribution.read_text("entry_points.txt") or ""):
                 continue
-            name = _quietly(lambda d=distribution: d.name) or ""  # type: ignore[misc]  # mypy cannot infer lambda defaults
+            name = _quietly(partial(getattr, distribution, "name")) or ""
             # The first on the path is the one whose modules are imported.
             if normalised(name) in seen:
                 continue

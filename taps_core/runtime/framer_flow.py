@@ -458,7 +458,7 @@ class FramerFlow(LayerFlow, FramerControl):
         if complete:
             self.receiver.outcome(record, error)
 
-    def read(self, property: str, /) -> Any:  # noqa: A002  # RFC 9622's word
+    def read(self, property: str, /) -> Any:
         """As below, but no Message may be longer than the framer lets it be."""
         value = self.lower.read(property)
         if property in ("sendMsgMaxLen", "recvMsgMaxLen") and self._boundaries:

@@ -651,7 +651,7 @@ class Inbox:
         if not queue:
             return None
         # Behind a mark there always is something.
-        return queue[1] if type(queue[0]) is Mark else queue[0]  # type: ignore[return-value]
+        return queue[1] if type(queue[0]) is Mark else queue[0]  # type: ignore[return-value]  # no two marks
 
     @property
     def available(self) -> int:

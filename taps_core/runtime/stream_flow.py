@@ -364,7 +364,7 @@ class StreamFlow(Flow, asyncio.Protocol):
 
     # -- down: properties
 
-    def read(self, property: str, /) -> Any:  # noqa: A002  # RFC 9622's word
+    def read(self, property: str, /) -> Any:
         """Sizes of Messages, which a byte stream does not limit, and what is undelivered.
 
         ``_taps.undelivered`` counts what has not gone to the system's buffers yet.

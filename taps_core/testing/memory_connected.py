@@ -135,13 +135,13 @@ class ConnectedFlow(MemoryFlow):
         self._closing = True
         self._fail(ConnectionError("aborted", reason=Reason.LOCAL_ABORT))
 
-    def read(self, property: str, /) -> Any:  # noqa: A002  # RFC 9622's word
+    def read(self, property: str, /) -> Any:
         """``_taps.undelivered``: what the peer is not known to have; else what the wire knows."""
         if property == "_taps.undelivered":
             return self._pending + self.wire.undelivered
         return self.wire.read(property)
 
-    def apply(self, property: str, value: Any, /) -> bool:  # noqa: A002  # likewise
+    def apply(self, property: str, value: Any, /) -> bool:
         """Let the wire do it."""
         return self.wire.apply(property, value)
 

@@ -202,7 +202,7 @@ class MemoryDatagramFlow(MemoryFlow):
         self._closing = True
         self._end(ConnectionError("aborted", reason=Reason.LOCAL_ABORT))
 
-    def read(self, property: str, /) -> Any:  # noqa: A002  # RFC 9622's word
+    def read(self, property: str, /) -> Any:
         """The maximum lengths, which are one and the same here."""
         if property in ("sendMsgMaxLen", "recvMsgMaxLen", "singularTransmissionMsgMaxLen"):
             return self._way.max_length

@@ -334,7 +334,7 @@ class _CookieFlow(_ShakingFlow):
         self._inside = not end_of_message
         return later
 
-    def read(self, property: str, /) -> Any:  # noqa: A002  # RFC 9622's word
+    def read(self, property: str, /) -> Any:
         """As below, less the byte that is ours."""
         value = self.lower.read(property)
         lengths = ("sendMsgMaxLen", "recvMsgMaxLen", "singularTransmissionMsgMaxLen")

@@ -57,6 +57,10 @@ class End:
         self.flow.flush()
         return record
 
+    def is_over(self) -> bool:
+        """Whether the flow has said that it is closed."""
+        return self.recorder.is_closed
+
     async def has_data(self, data: bytes) -> None:
         """Wait until just these bytes have come up, however they were divided."""
         await self.recorder.until(lambda: len(self.recorder.data) >= len(data))

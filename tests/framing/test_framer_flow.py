@@ -81,7 +81,7 @@ class Greeting(Framer):
 
 
 class Sized(ScriptedFlow):
-    def read(self, property: str, /) -> Any:  # noqa: A002  # RFC 9622's word
+    def read(self, property: str, /) -> Any:
         return {"sendMsgMaxLen": 10_000, "recvMsgMaxLen": 100, "connTimeout": 7}.get(property)
 
 

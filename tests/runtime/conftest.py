@@ -101,7 +101,7 @@ class PlayedFlow(Flow):
         self.calls.append("abort")
         asyncio.get_running_loop().call_soon(self.end, taps.ConnectionError("aborted"))
 
-    def read(self, property: str, /) -> Any:  # noqa: A002  # RFC 9622's word
+    def read(self, property: str, /) -> Any:
         return self.values.get(property)
 
     # -- what the test lets it do

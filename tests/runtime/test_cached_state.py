@@ -180,7 +180,7 @@ def test_it_can_be_forgotten_and_kept(virtual_run: VirtualRun) -> None:
         assert await tried() == ([FOUR], 0.1)
         for nonsense in ({}, {"saved": 1, "destinations": [{}]}, {"saved": "now"}, []):
             with pytest.raises(ValueError, match="not what CachedState"):
-                cached.restore(nonsense)  # type: ignore[arg-type]
+                cached.restore(nonsense)  # type: ignore[arg-type]  # the point of it
 
     virtual_run(scenario)
 

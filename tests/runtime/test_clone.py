@@ -491,7 +491,7 @@ def test_handlers_and_event_streams_are_each_ones_own(
 class RefusingFlow(LayerFlow):
     """Refuses one property."""
 
-    def apply(self, property: str, value: Any, /) -> bool:  # noqa: A002  # RFC 9622's word
+    def apply(self, property: str, value: Any, /) -> bool:
         if property == "keepAliveTimeout":
             raise taps.PropertyError("keepAliveTimeout stays as it is")
         return True

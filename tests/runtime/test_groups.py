@@ -37,7 +37,7 @@ class SettableFlow(LayerFlow):
         self.applied: list[tuple[str, Any]] = []
         self.refuses: set[str] = set()
 
-    def apply(self, property: str, value: Any, /) -> bool:  # noqa: A002  # RFC 9622's word
+    def apply(self, property: str, value: Any, /) -> bool:
         if property in self.refuses:
             raise taps.PropertyError(f"{property} stays as it is")
         self.applied.append((property, value))
@@ -472,7 +472,7 @@ def test_a_session_can_take_a_property_for_all_its_streams(
 
         def abort(self) -> None: ...
 
-        def apply(self, property: str, value: Any, /) -> bool:  # noqa: A002  # RFC 9622's word
+        def apply(self, property: str, value: Any, /) -> bool:
             self.applied.append((property, value))
             return property == "connTimeout"
 

@@ -202,13 +202,13 @@ class NearestFlow(LayerFlow):
         super().__init__(lower)
         self.applied: dict[str, Any] = {}
 
-    def apply(self, property: str, value: Any, /) -> bool:  # noqa: A002  # RFC 9622's word
+    def apply(self, property: str, value: Any, /) -> bool:
         if property == "keepAliveTimeout":
             self.applied[property] = value
             return True
         return super().apply(property, value)
 
-    def read(self, property: str, /) -> Any:  # noqa: A002  # RFC 9622's word
+    def read(self, property: str, /) -> Any:
         return self.applied.get(property) or super().read(property)
 
 
@@ -226,7 +226,7 @@ class Told(LayerFlow):
         super().__init__(lower)
         self.applied: dict[str, Any] = {}
 
-    def apply(self, property: str, value: Any, /) -> bool:  # noqa: A002  # RFC 9622's word
+    def apply(self, property: str, value: Any, /) -> bool:
         self.applied[property] = value
         return True
 

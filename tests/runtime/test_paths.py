@@ -318,7 +318,7 @@ def test_radios_look_like_ethernet_but_for_what_sysfs_says(
 @LINUX
 def test_where_a_device_takes_rights_an_address_of_it_is_bound_to() -> None:
     class Forbidding(socket.socket):
-        def setsockopt(self, level: int, option: int, *value: Any) -> None:  # type: ignore[override]
+        def setsockopt(self, level: int, option: int, *value: Any) -> None:  # type: ignore[override]  # the one form in use
             if (level, option) == (socket.SOL_SOCKET, socket.SO_BINDTODEVICE):
                 raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
             super().setsockopt(level, option, *value)

@@ -33,7 +33,7 @@ class KnowingFlow(LayerFlow):
         self.values: dict[str, Any] = {"_test.figure": 42, "sendMsgMaxLen": 1000}
         self.refuses: set[str] = set()
 
-    def apply(self, property: str, value: Any, /) -> bool:  # noqa: A002  # RFC 9622's word
+    def apply(self, property: str, value: Any, /) -> bool:
         if property in self.refuses:
             raise taps.PropertyError(f"{property} stays as it is")
         if property == "keepAliveTimeout":
@@ -41,7 +41,7 @@ class KnowingFlow(LayerFlow):
         self.values[property] = value
         return True
 
-    def read(self, property: str, /) -> Any:  # noqa: A002  # RFC 9622's word
+    def read(self, property: str, /) -> Any:
         return self.values.get(property)
 
 
@@ -403,13 +403,13 @@ def test_the_layer_nearest_the_application_decides_first(
             super().__init__(lower)
             self.pings: Any = None
 
-        def apply(self, property: str, value: Any, /) -> bool:  # noqa: A002  # RFC 9622's word
+        def apply(self, property: str, value: Any, /) -> bool:
             if property != "keepAliveTimeout":
                 return super().apply(property, value)
             self.pings = value
             return True
 
-        def read(self, property: str, /) -> Any:  # noqa: A002  # RFC 9622's word
+        def read(self, property: str, /) -> Any:
             return self.pings if property == "keepAliveTimeout" else super().read(property)
 
     class Pinging(MemoryTLS):

@@ -413,7 +413,7 @@ def test_a_pause_from_inside_incoming_stops_after_that_flow(run: Run, path: str)
         object.__setattr__(listener.request, "incoming", incoming)
         peers = [dial(path) for _ in range(3)]
         for expected in range(1, 4):
-            await until(lambda least=expected: len(door.flows) >= least)  # type: ignore[misc]
+            await until(lambda least=expected: len(door.flows) >= least)  # type: ignore[misc]  # bound at once
             await settle()
             assert len(door.flows) == expected
             listener.resume()

@@ -167,7 +167,7 @@ def test_policy_may_be_set_anew_and_a_wrong_one_is_told_at_once() -> None:
     with pytest.raises(taps.PolicyError, match="system policy: prohibits: there is no such key"):
         system.policy = {"prohibits": {}}
     with pytest.raises(TypeError):
-        taps.System(policy=3)  # type: ignore[arg-type]
+        taps.System(policy=3)  # type: ignore[arg-type]  # the point of it
 
 
 # -- when files are read

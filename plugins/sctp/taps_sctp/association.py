@@ -271,7 +271,7 @@ class Association(Session):
             self.engine.abort()
             self._end_flows(ConnectionError("aborted", reason=Reason.LOCAL_ABORT))
 
-    def apply(self, property: str, value: Any, /) -> bool:  # noqa: A002  # RFC 9622's word
+    def apply(self, property: str, value: Any, /) -> bool:
         """Who sends first of those that wait in the engine, if it can do it so."""
         if property != "connScheduler" or not self.engine.apply(property, value):
             return False

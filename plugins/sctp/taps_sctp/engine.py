@@ -226,10 +226,10 @@ class Engine(ABC):
         """As ``Flow.find``."""
         return None
 
-    def read(self, property: str) -> Any:  # noqa: A002  # RFC 9622's word
+    def read(self, property: str) -> Any:
         """As ``Flow.read``."""
         return None
 
-    def apply(self, property: str, value: Any) -> bool:  # noqa: A002  # likewise
+    def apply(self, property: str, value: Any) -> bool:
         """As ``Flow.apply``."""
         return False

@@ -254,13 +254,13 @@ class SCTPFlow(Flow):
 
     # -- down: properties
 
-    def apply(self, property: str, value: Any, /) -> bool:  # noqa: A002  # RFC 9622's word
+    def apply(self, property: str, value: Any, /) -> bool:
         """Let the engine do it."""
         if property == "connPriority":
             return self._association.prioritize(self, value)
         return self._association.engine.apply(property, value)
 
-    def read(self, property: str, /) -> Any:  # noqa: A002  # RFC 9622's word
+    def read(self, property: str, /) -> Any:
         """What the engine tells."""
         if property == "recvMsgMaxLen":
             return sys.maxsize

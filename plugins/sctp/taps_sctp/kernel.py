@@ -430,7 +430,7 @@ class KernelEngine(Engine):
 
     # -- properties
 
-    def read(self, property: str) -> Any:  # noqa: A002  # RFC 9622's word
+    def read(self, property: str) -> Any:
         """What the kernel tells."""
         if self._over:
             return None
@@ -449,7 +449,7 @@ class KernelEngine(Engine):
                 return unacked + pending
         return None
 
-    def apply(self, property: str, value: Any) -> bool:  # noqa: A002  # likewise
+    def apply(self, property: str, value: Any) -> bool:
         """Let the kernel have it."""
         if self._over:
             return False

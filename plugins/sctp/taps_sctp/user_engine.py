@@ -405,7 +405,7 @@ class UserEngine(Engine):
 
     # -- properties
 
-    def read(self, property: str) -> Any:  # noqa: A002  # RFC 9622's word
+    def read(self, property: str) -> Any:
         """What the library tells."""
         if self._over:
             return None
@@ -418,7 +418,7 @@ class UserEngine(Engine):
                 return unacked + pending if property == "_taps.undelivered" else fragment
         return None
 
-    def apply(self, property: str, value: Any) -> bool:  # noqa: A002  # likewise
+    def apply(self, property: str, value: Any) -> bool:
         """Let the library have it."""
         if self._over:
             return False

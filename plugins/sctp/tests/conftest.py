@@ -135,7 +135,7 @@ def rough(run: Run, two_hosts: Network) -> Lab:
 
 def kernel_socket(connection: taps.Connection[Any]) -> socket.socket:
     """Of its association: what the kernel counts is asked there."""
-    association: Any = connection.find(SCTPFlow)._association  # type: ignore[union-attr]
+    association: Any = connection.find(SCTPFlow)._association  # type: ignore[union-attr]  # it is one
     sock: socket.socket = association.engine._sock
     return sock
 

@@ -104,7 +104,7 @@ def options(connection: taps.Connection[Any]) -> dict[tuple[int, int], bytes]:
         for name in OPTIONS[level]:
             with contextlib.suppress(OSError):
                 found[level, name] = sock.getsockopt(level, name, 16)
-    for name, size in OPTIONS[132].items():  # type: ignore[attr-defined]
+    for name, size in OPTIONS[132].items():  # type: ignore[attr-defined]  # with sizes there
         found[132, name] = ask_socket(sock, 132, name, bytes(size))
     return found
 

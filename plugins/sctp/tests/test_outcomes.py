@@ -152,7 +152,7 @@ def test_outcomes_come_and_are_bounded_on_an_association_that_never_runs_dry(
             await clone.send(b"hello")
             twin = await anext(incoming)
             streams = [Arrivals(server), Arrivals(twin)]
-            association: Any = client.find(SCTPFlow)._association  # type: ignore[union-attr]
+            association: Any = client.find(SCTPFlow)._association  # type: ignore[union-attr]  # it is one
             stop = False
             most = 0
 
@@ -243,7 +243,7 @@ def test_who_does_not_read_makes_the_sender_wait_and_holds_little(lab: Lab) -> N
                 await asyncio.sleep(0.5)
                 before, now = now, int(repr(sent)[6:-1])
             assert not flooding.done()
-            association: Any = server.find(SCTPFlow)._association  # type: ignore[union-attr]
+            association: Any = server.find(SCTPFlow)._association  # type: ignore[union-attr]  # it is one
             assert association._held <= associations.HELD + 1024 * 1024
             for _ in range(1500):
                 assert len((await server.receive()).data) == size
@@ -266,7 +266,7 @@ def test_many_streams_that_nobody_reads_hold_together_what_one_may(lab: Lab) -> 
             flooding = asyncio.gather(*(flood(clone) for clone in clones))
             twins = [await anext(incoming) for _ in clones]
             await asyncio.sleep(1.0)
-            association: Any = server.find(SCTPFlow)._association  # type: ignore[union-attr]
+            association: Any = server.find(SCTPFlow)._association  # type: ignore[union-attr]  # it is one
             assert association._held <= associations.HELD + 1024 * 1024
 
             async def read(twin: taps.Connection[Any]) -> None:

@@ -181,7 +181,7 @@ class TCPFlow(StreamFlow):
 
     # -- properties
 
-    def apply(self, property: str, value: Any, /) -> bool:  # noqa: A002  # RFC 9622's word
+    def apply(self, property: str, value: Any, /) -> bool:
         """Set the socket options that carry out a Connection Property.
 
         Raises:
@@ -200,7 +200,7 @@ class TCPFlow(StreamFlow):
         self._properties = properties
         return effect
 
-    def read(self, property: str, /) -> Any:  # noqa: A002  # RFC 9622's word
+    def read(self, property: str, /) -> Any:
         """What is in force, asked of the kernel where it knows.
 
         Beyond Connection Properties: ``_taps.retransmissions`` (segments),

@@ -146,7 +146,7 @@ class MultipathFlow(TCPFlow):
             return MultipathInfo(False, multipath.NOT_SPOKEN, ())
         return MultipathInfo(True, "", multipath.subflows(self.sock))
 
-    def apply(self, property: str, value: Any, /) -> bool:  # noqa: A002  # RFC 9622's word
+    def apply(self, property: str, value: Any, /) -> bool:
         """As every TCP flow; a ``multipathPolicy`` can only be what it is.
 
         Raises:
@@ -161,7 +161,7 @@ class MultipathFlow(TCPFlow):
             return True
         return super().apply(property, value)
 
-    def read(self, property: str, /) -> Any:  # noqa: A002  # RFC 9622's word
+    def read(self, property: str, /) -> Any:
         """As every TCP flow; and ``multipathPolicy``."""
         if property == "multipathPolicy" and not self._lost:
             try:

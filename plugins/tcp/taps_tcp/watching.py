@@ -83,7 +83,7 @@ class WatchedTCPFlow(TCPFlow):
         if self._watch is None:
             self._watch = self._loop.call_later(SHORTEST, self._look)
 
-    def apply(self, property: str, value: Any, /) -> bool:  # noqa: A002  # RFC 9622's word
+    def apply(self, property: str, value: Any, /) -> bool:
         """Let the threshold count from the next look on; else as every TCP flow.
 
         Raises:

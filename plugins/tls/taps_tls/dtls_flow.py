@@ -539,7 +539,7 @@ class DTLSFlow(HoldingFlow):
 
     # -- down: what can be read
 
-    def read(self, property: str, /) -> Any:  # noqa: A002  # RFC 9622's word
+    def read(self, property: str, /) -> Any:
         """What the handshake came to, or as the flow below, less what records add."""
         if property in RESULTS:
             return getattr(self._info(), RESULTS[property])

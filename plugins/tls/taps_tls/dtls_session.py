@@ -61,6 +61,6 @@ class DTLSSession(Session):
         """The association ends at once."""
         self._below.abort()
 
-    def apply(self, property: str, value: Any, /) -> bool:  # noqa: A002  # RFC 9622's word
+    def apply(self, property: str, value: Any, /) -> bool:
         """Pass down."""
         return self._below.apply(property, value)

@@ -44,6 +44,6 @@ class MessageStream(LayerFlow):
         """Bytes, in their order."""
         self.receiver.received([(data, None, False) for data, _, _ in parts if data])
 
-    def read(self, property: str, /) -> Any:  # noqa: A002  # RFC 9622's word
+    def read(self, property: str, /) -> Any:
         """Of a byte stream."""
         return sys.maxsize if property in _LENGTHS else self.lower.read(property)

@@ -295,7 +295,7 @@ class UDPFlow(Flow):
 
     # -- down: properties
 
-    def apply(self, property: str, value: Any, /) -> bool:  # noqa: A002  # RFC 9622's word
+    def apply(self, property: str, value: Any, /) -> bool:
         """Let ``connCapacityProfile`` take effect: the DSCP of what is sent from now on.
 
         Of UDP-Lite ``recvChecksumLen``, too.
@@ -319,7 +319,7 @@ class UDPFlow(Flow):
         self._own = (traffic_class_item(self.family, traffic_class(value)),)
         return True
 
-    def read(self, property: str, /) -> Any:  # noqa: A002  # RFC 9622's word
+    def read(self, property: str, /) -> Any:
         """The lengths that this path allows, and the capacity profile."""
         if property in ("sendMsgMaxLen", "singularTransmissionMsgMaxLen"):
             # Nothing is fragmented, so they are the same.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from taps_core.model.capabilities import Capabilities, Support
@@ -44,7 +45,7 @@ class OddMoments(TransportSuite):
                 for name in (*PROPERTIES, *self._own, "_taps.undelivered"):
                     self._raises_nothing(
                         f"read({name!r}) of a flow that {moment}",
-                        lambda name=name: client.flow.lower.read(name),  # type: ignore[misc]  # bound at once
+                        partial(client.flow.lower.read, name),
                     )
                 await self._end(stage, client, "abort")
 
@@ -111,7 +112,7 @@ class OddMoments(TransportSuite):
                 for what in ("local_endpoint", "remote_endpoint"):
                     self._raises_nothing(
                         f"{what} after {verb}",
-                        lambda client=client, what=what: getattr(client.flow.lower, what),  # type: ignore[misc]  # bound at once
+                        partial(getattr, client.flow.lower, what),
                     )
 
         self.on_stage(act)
@@ -130,7 +131,7 @@ class OddMoments(TransportSuite):
                     "resume()": flow.resume,
                     "finish()": flow.finish,
                     "withdraw()": flow.withdraw,
-                    "find(str)": lambda flow=flow: flow.find(str),  # type: ignore[misc]  # bound at once
+                    "find(str)": partial(flow.find, str),
                     "close()": flow.close,
                     "abort()": flow.abort,
                 }

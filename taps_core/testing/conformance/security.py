@@ -290,7 +290,7 @@ class SecurityLayerConformance(Conformance):
                 getattr(client.flow, verb)()
                 client.flow.abort()
                 server.flow.abort()
-                await self.soon(lambda client=client: client.recorder.is_closed, "closed")  # type: ignore[misc]  # bound at once
+                await self.soon(client.is_over, "closed")
                 await turns(TURNS)
                 count = names(client).count("closed")
                 assert count == 1, f"closed came {count} times after {verb}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from taps_core.model.endpoints import RemoteEndpoint
@@ -189,8 +190,8 @@ class Stage:
             for sender, receiver in ((client, server), (server, client)):
                 message = b"elsewhere %d" % number
                 await self.insist(
-                    lambda sender=sender, message=message: sender.send(message),  # type: ignore[misc]  # bound at once
-                    lambda receiver=receiver, message=message: message in receiver.recorder.data,  # type: ignore[misc]  # likewise
+                    partial(sender.send, message),
+                    lambda receiver=receiver, message=message: message in receiver.recorder.data,  # type: ignore[misc]  # bound at once
                     "an exchange on another flow",
                 )
         await turns()

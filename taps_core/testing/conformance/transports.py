@@ -302,7 +302,7 @@ class TransportConformance(OddMoments, ListenerPromises):
             client.flow.close()
             server.flow.close()
             for end in (client, server):
-                await stage.soon(lambda end=end: end.recorder.is_closed, "closed() after close()")  # type: ignore[misc]  # bound at once
+                await stage.soon(end.is_over, "closed() after close()")
                 assert end.recorder.error is None, f"closed with {end.recorder.error!r}"
 
         self.on_stage(act)
@@ -318,10 +318,7 @@ class TransportConformance(OddMoments, ListenerPromises):
                     server.send(b"never read")
                     await turns()
                 client.flow.abort()
-                await stage.soon(
-                    lambda client=client: client.recorder.is_closed,  # type: ignore[misc]  # bound at once
-                    "closed() after abort()",
-                )
+                await stage.soon(client.is_over, "closed() after abort()")
 
         self.on_stage(act)
 
@@ -334,7 +331,7 @@ class TransportConformance(OddMoments, ListenerPromises):
                 for verb in verbs:
                     getattr(client.flow, verb)()
                     await turns(3)
-                await stage.happens(lambda client=client: client.recorder.is_closed)  # type: ignore[misc]  # bound at once
+                await stage.happens(client.is_over)
                 server.flow.abort()
                 await stage.elsewhere()
                 count = names(client).count("closed")
@@ -356,7 +353,7 @@ class TransportConformance(OddMoments, ListenerPromises):
                         client.flow.lower.flush()
                         await turns(2)
                 client.flow.close()
-                await stage.happens(lambda server=server: server.recorder.is_closed)  # type: ignore[misc]  # bound at once
+                await stage.happens(server.is_over)
                 await stage.elsewhere()
                 came = names(server)
                 if "closed" in came:
@@ -667,7 +664,7 @@ class ConnectedConformance(TransportConformance):
                         # Not by ``writable``: that has tests of its own.
                         await stage.soon(
                             lambda number=number, receiver=receiver: (  # type: ignore[misc]  # bound at once
-                                length(receiver) >= (number + 1) * len(piece)  # noqa: B023
+                                length(receiver) >= (number + 1) * len(piece)  # noqa: B023  # each as long
                             ),
                             f"{(number + 1) * len(piece)} bytes arrive",
                         )

@@ -1042,7 +1042,7 @@ class WrongPort(SabotagedFlow):
 class AppliesEverything(SabotagedFlow):
     """Claims an effect for whatever it does not know."""
 
-    def apply(self, property: str, value: Any, /) -> bool:  # noqa: A002  # RFC 9622's word
+    def apply(self, property: str, value: Any, /) -> bool:
         return property not in PROPERTIES or self.lower.apply(property, value)
 
 
@@ -1050,7 +1050,7 @@ class AppliesEverything(SabotagedFlow):
 class AppliesWhatItsTableDenies(SabotagedFlow):
     """Has an effect that its table says nothing of."""
 
-    def apply(self, property: str, value: Any, /) -> bool:  # noqa: A002  # RFC 9622's word
+    def apply(self, property: str, value: Any, /) -> bool:
         return property == "multipathPolicy" or self.lower.apply(property, value)
 
 
@@ -1058,7 +1058,7 @@ class AppliesWhatItsTableDenies(SabotagedFlow):
 class ReadsAClosedSocket(SabotagedFlow):
     """Asks a socket that is closed."""
 
-    def read(self, property: str, /) -> Any:  # noqa: A002  # RFC 9622's word
+    def read(self, property: str, /) -> Any:
         if self.gone and property == "connTimeout":
             raise OSError(errno.EBADF, "Bad file descriptor")
         return self.lower.read(property)
@@ -1068,7 +1068,7 @@ class ReadsAClosedSocket(SabotagedFlow):
 class ConvertsInfinity(SabotagedFlow):
     """Takes every number of seconds for one of milliseconds that fits."""
 
-    def apply(self, property: str, value: Any, /) -> bool:  # noqa: A002  # RFC 9622's word
+    def apply(self, property: str, value: Any, /) -> bool:
         if property == "connTimeout":
             int(value * 1000)
         return self.lower.apply(property, value)
