@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import importlib.util
 import io
 import json
+import re
 import socket
 import sys
 import threading
@@ -21,6 +23,8 @@ from taps_core.cli import main
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from taps_core.testing import KernelNetwork
 
 
 class Server:
@@ -131,6 +135,39 @@ def test_its_time_is_bounded(run: Run, server: Server) -> None:
     assert "nothing was ready within 0.5 s" in out
     assert "connected, the handshake above begins" in out
     assert "it was closed when the time was over" in " ".join(out.split())
+
+
+@pytest.mark.linux
+@pytest.mark.requirement("R-9623-4.3.2-01", "R-9623-4.3.2-03")
+def test_a_black_hole_of_the_kernels_costs_one_delay_in_words_and_in_the_page(
+    run: Run, kernel_network: KernelNetwork, server: Server, tmp_path: Path
+) -> None:
+    kernel_network.filter("ip6 daddr ::1 drop")
+    port = server.address.rpartition(":")[2]
+    path = tmp_path / "race.html"
+    out, _ = run(f"localhost:{port}", "--security", "disabled", "--html", str(path))
+
+    said = [line.split(maxsplit=2)[-1] for line in out.split("\n\n")[0].splitlines()]
+    assert said[-4:] == [
+        f"TCP to [::1]:{port}: trying",
+        f"TCP to 127.0.0.1:{port}: trying",
+        f"TCP to 127.0.0.1:{port}: ready",
+        f"TCP to [::1]:{port}: cancelled",
+    ]
+    told = " ".join(out.split())
+    delay = re.search(r"Tried (\d+) ms after attempt 1 had begun, as that was not ready yet", told)
+    assert delay is not None
+    assert int(delay[1]) >= 250
+    assert "it was closed when attempt 2 had won" in told
+    assert f"TCP to 127.0.0.1:{port}" in told.partition("Connected after")[2]
+
+    (report,) = re.findall(r"<pre>(.*?)</pre>", path.read_text(), re.DOTALL)
+    hole, won = json.loads(html.unescape(report))["attempts"]
+    assert (hole["remote"], hole["outcome"]) == (f"[::1]:{port}", "cancelled")
+    assert (won["remote"], won["outcome"]) == (f"127.0.0.1:{port}", "ready")
+    # Not a word about how long anything took but for the delay, which is ours.
+    assert won["started"] - hole["started"] >= 0.25
+    assert hole["ended"] >= won["ended"]
 
 
 def test_a_peer_that_does_not_close_is_left(run: Run) -> None:
