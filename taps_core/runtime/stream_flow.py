@@ -52,8 +52,8 @@ if TYPE_CHECKING:
     from typing import Self
 
     from taps_core.model.endpoints import LocalEndpoint, RemoteEndpoint
-    from taps_core.model.flow import Data, Receiver
-    from taps_core.model.messages import SendRecord
+    from taps_core.model.flow import Data, PartTuple, Receiver
+    from taps_core.model.messages import MessageContext, SendRecord
 
 __all__ = ["StreamFlow"]
 
@@ -140,7 +140,7 @@ class StreamFlow(Flow, asyncio.Protocol):
         self._receiver: Receiver | None = None
         #: What ``flush`` will write; None once nothing more can be sent.
         self._out: list[bytes] | None = []
-        self._held: list[bytes] | None = None
+        self._held: list[PartTuple] | None = None
         self._held_size = 0
         self._paused = False
         self._full = False
@@ -199,6 +199,18 @@ class StreamFlow(Flow, asyncio.Protocol):
     def remote_endpoint(self) -> RemoteEndpoint | None:
         """As given."""
         return self._remote
+
+    def begin_with(self, data: bytes, context: MessageContext) -> None:
+        """Let what the handshake brought come up before anything that is read.
+
+        Before the loop has the socket.
+
+        Args:
+            data: What was read of the socket already, or never was in it.
+            context: What is to be said of it.
+        """
+        self._held = [(data, context, False)]
+        self._held_size = len(data)
 
     # -- down: data
 
@@ -458,18 +470,18 @@ class StreamFlow(Flow, asyncio.Protocol):
         peer = "the peer" if self._remote is None else str(self._remote)
         self._error = connection_failed(error, peer)
 
-    def _read_rest(self) -> list[bytes]:
+    def _read_rest(self) -> list[PartTuple]:
         """What the kernel still has, though the connection broke.
 
         A failed write is often the first that is seen of a peer which answered
         and hung up; the loop's transports would lose the answer. An end of
         data means nothing here: a reset socket shows one as well.
         """
-        rest: list[bytes] = []
+        rest: list[PartTuple] = []
         if self._error is not None and not self._peer_finished:
             with contextlib.suppress(OSError):
                 while len(rest) < _LAST_READS and (chunk := self.sock.recv(_LAST_READ_SIZE)):
-                    rest.append(chunk)
+                    rest.append((chunk, None, False))
         return rest
 
     def _hold(self, data: bytes) -> None:
@@ -477,7 +489,7 @@ class StreamFlow(Flow, asyncio.Protocol):
             return
         if self._held is None:
             self._held = []
-        self._held.append(data)
+        self._held.append((data, None, False))
         self._held_size += len(data)
         # Not in connection_made: uvloop starts reading after it, whatever was said.
         if self._held_size >= HELD_BYTES:
@@ -495,10 +507,10 @@ class StreamFlow(Flow, asyncio.Protocol):
         else:
             self._read_again()
 
-    def _deliver(self, chunks: list[bytes], *, finished: bool = False) -> None:
+    def _deliver(self, parts: list[PartTuple], *, finished: bool = False) -> None:
         try:
-            if chunks and self._receiver is not None:
-                self._receiver.received([(chunk, None, False) for chunk in chunks])
+            if parts and self._receiver is not None:
+                self._receiver.received(parts)
             if finished and self._receiver is not None:
                 self._receiver.finished()
         except Exception as error:  # noqa: BLE001  # as in data_received

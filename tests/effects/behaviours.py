@@ -47,6 +47,10 @@ ELSEWHERE = {
         "plugins/tcp/tests/test_fast_open.py",
         "test_once_there_is_a_cookie_the_message_is_in_the_syn",
     ),
+    ("tcp", "earlyData"): (
+        "plugins/tcp/tests/test_fast_open.py",
+        "test_what_came_in_the_syn_is_told_to_be_early_and_nothing_else",
+    ),
     ("tcp", "multipathPolicy"): (
         "plugins/tcp/tests/test_multipath.py",
         "test_the_policy_is_that_of_the_path_manager_and_another_one_is_refused",

@@ -6,19 +6,21 @@ it so. The kernel keeps the cookies, by address.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from taps_core.plugin import EstablishmentError, Preference, Reason
+from taps_tcp.info import tcp_info
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from taps_core.plugin import ConnectRequest, Data, SocketAddress
 
-__all__ = ["allow", "begin", "early_bytes", "missing"]
+__all__ = ["allow", "begin", "early_bytes", "missing", "take_early"]
 
 _SETTING: Final = "/proc/sys/net/ipv4/tcp_fastopen"
 _CLIENT, _SERVER = 1, 2
@@ -26,6 +28,13 @@ _CLIENT, _SERVER = 1, 2
 _FAST_OPEN: Final = 0x20000000
 #: Connections that came with data and whose handshake is not done yet.
 _QUEUE: Final = 1024
+#: TCP_SAVE_SYN and TCP_SAVED_SYN, which the socket module does not name, and as many bytes as
+#: those headers may have.
+_SAVE_SYN: Final = 27
+_SAVED_SYN: Final = 28
+_HEADERS: Final = 512
+#: What the length in it does not count.
+_IPV6_HEADER: Final = 40
 #: The kernel has none, or it is switched off.
 _NOT_HERE: Final = frozenset({errno.EOPNOTSUPP, errno.ENOPROTOOPT, errno.EINVAL})
 
@@ -81,18 +90,21 @@ def begin(sock: socket.socket, address: SocketAddress, data: bytes) -> tuple[int
         return error.errno or errno.EIO, 0
 
 
-def allow(sock: socket.socket, properties: Mapping[str, Any]) -> None:
+def allow(sock: socket.socket, properties: Mapping[str, Any]) -> bool:
     """Take data with SYNs, if that was asked for: it may come twice.
 
     Args:
         sock: That will listen.
         properties: By canonical name.
 
+    Returns:
+        Whether some may come.
+
     Raises:
         EstablishmentError: INVALID_CONFIGURATION: it is required, and the kernel does not.
     """
     if not wanted(properties):
-        return
+        return False
     if not _setting() & _SERVER:
         if properties["zeroRttMsg"] is Preference.REQUIRE:
             raise EstablishmentError(
@@ -101,5 +113,47 @@ def allow(sock: socket.socket, properties: Mapping[str, Any]) -> None:
                 reason=Reason.INVALID_CONFIGURATION,
                 detail="fast-open",
             )
-        return
+        return False
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, _QUEUE)
+    with contextlib.suppress(OSError):  # sockets of MPTCP cannot
+        sock.setsockopt(socket.IPPROTO_TCP, _SAVE_SYN, 1)
+    return True
+
+
+def take_early(sock: socket.socket) -> bytes:
+    """Read what came with the SYN of an accepted connection; empty if nothing did.
+
+    Exactly that, as the SYN's header tells. The kernel keeps none where it is MPTCP that
+    listens: there it is what had come when the connection was accepted, one packet at most,
+    so that some of it may have come a moment later.
+
+    Raises:
+        OSError: The connection is broken.
+    """
+    length = _length_of_data(_saved_syn(sock))
+    if length == 0:
+        return b""
+    info = tcp_info(sock)
+    if info is None or not info.early_data_accepted:
+        return b""
+    try:
+        return sock.recv(info.path_mtu if length is None else length)
+    except BlockingIOError:
+        return b""
+
+
+def _saved_syn(sock: socket.socket) -> bytes:
+    """IP and TCP header of the SYN, which the kernel forgets with this; empty without."""
+    try:
+        return sock.getsockopt(socket.IPPROTO_TCP, _SAVED_SYN, _HEADERS)
+    except OSError:
+        return b""
+
+
+def _length_of_data(headers: bytes) -> int | None:
+    """How many bytes follow the headers of this packet; ``None``: it is not known."""
+    if not headers:
+        return None
+    if headers[0] >> 4 == 4:
+        return int.from_bytes(headers[2:4], "big") - len(headers)
+    return _IPV6_HEADER + int.from_bytes(headers[4:6], "big") - len(headers)

@@ -5,7 +5,12 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING, Any, Final
 
-from taps_core.plugin import StreamListener, open_bound_socket, socket_local_endpoint
+from taps_core.plugin import (
+    MessageContext,
+    StreamListener,
+    open_bound_socket,
+    socket_local_endpoint,
+)
 from taps_tcp import fast_open, multipath
 from taps_tcp.options import configure
 from taps_tcp.subflows import multipath_flow_for
@@ -21,22 +26,23 @@ __all__ = ["TCPListeningFlow", "open_listening_socket"]
 BACKLOG: Final = 65535
 
 
-def open_listening_socket(request: ListenRequest) -> tuple[socket.socket, str]:
+def open_listening_socket(request: ListenRequest) -> tuple[socket.socket, str, bool]:
     """A bound, listening, non-blocking socket for ``request``; and why it is plain TCP's.
 
-    What is empty says that it is MPTCP's, which takes connections of TCP as well.
+    What is empty says that it is MPTCP's, which takes connections of TCP as well. And
+    whether data may come with a SYN.
 
     Raises:
         EstablishmentError, OSError: It cannot be opened.
     """
     sock, single = _open_bound(request)
     try:
-        fast_open.allow(sock, request.properties)
+        early = fast_open.allow(sock, request.properties)
         sock.listen(BACKLOG)
     except BaseException:
         sock.close()
         raise
-    return sock, single
+    return sock, single, early
 
 
 def _open_bound(request: ListenRequest) -> tuple[socket.socket, str]:
@@ -69,16 +75,23 @@ def _open_bound(request: ListenRequest) -> tuple[socket.socket, str]:
 class TCPListeningFlow(StreamListener):
     """An open door: one listening socket."""
 
-    def __init__(self, sock: socket.socket, request: ListenRequest, single: str) -> None:
+    def __init__(
+        self, sock: socket.socket, request: ListenRequest, single: str, early: bool
+    ) -> None:
         local = socket_local_endpoint(sock.getsockname())
         if request.local.interface is not None:
             local = local.with_interface(request.local.interface)
         super().__init__(sock, request, local)
         self._single = single
+        self._early = early
 
     def flow(self, sock: socket.socket, address: Any) -> TCPFlow:
         """One accepted connection."""
         properties = self.request.properties
         if self._single:
-            return flow_for(sock, properties, address=address, single=self._single)
-        return multipath_flow_for(sock, properties, address=address)
+            flow = flow_for(sock, properties, address=address, single=self._single)
+        else:
+            flow = multipath_flow_for(sock, properties, address=address)
+        if self._early and (data := fast_open.take_early(sock)):
+            flow.begin_with(data, MessageContext.received({"earlyData": True}))
+        return flow

@@ -122,6 +122,11 @@ _TABLE: Final = MappingProxyType(
             "refused above TCP_MAXSEG, and in parts; else written by itself, with Don't Fragment. "
             "The kernel may divide it if it has not sent yet what came before",
         ),
+        "earlyData": (
+            _O,
+            "what came in the SYN (Fast Open, Linux), where a Listener has asked for it: "
+            "zeroRttMsg; it may come twice",
+        ),
         "receivedFinal": (_A, "the peer's FIN"),
     }
 )
@@ -145,7 +150,7 @@ class TCP(Transport):
         if why := multipath_missing():
             lacking |= dict.fromkeys(_OF_MULTIPATH, (Support.NEVER, why))
         if why_not_fast := fast_open.missing():
-            lacking["zeroRttMsg"] = (Support.NEVER, why_not_fast)
+            lacking |= dict.fromkeys(("zeroRttMsg", "earlyData"), (Support.NEVER, why_not_fast))
         if not lacking:
             return AVAILABLE
         return Availability(
@@ -214,13 +219,13 @@ class TCP(Transport):
     async def listen(self, request: ListenRequest) -> TCPListeningFlow:
         """LISTEN.TCP: the port is bound and connections are taken when this returns."""
         try:
-            sock, single = open_listening_socket(request)
+            sock, single, early = open_listening_socket(request)
         except EstablishmentError:
             raise
         except OSError as error:
             local = request.local
             raise listen_error(error, show_address(local.ip_address, local.port)) from error
-        return TCPListeningFlow(sock, request, single)
+        return TCPListeningFlow(sock, request, single, early)
 
 
 def _release(sock: socket.socket | None) -> None:

@@ -47,12 +47,17 @@ def switched_on(kernel_network: KernelNetwork) -> KernelNetwork:
 
 @contextlib.asynccontextmanager
 async def listening(
-    address: str = "127.0.0.1", port: int = 0, security: Any = PLAIN, **properties: Any
+    address: str | None = "127.0.0.1",
+    port: int = 0,
+    security: Any = PLAIN,
+    framers: Any = None,
+    **properties: Any,
 ) -> AsyncIterator[taps.Listener]:
     listener = await taps.Preconnection(
         local=taps.LocalEndpoint(ip_address=address, port=port),
         transport=taps.TransportProperties(**(properties or ASKED)),
         security=security,
+        framers=framers,
     ).listen()
     async with listener:
         yield listener
@@ -312,6 +317,99 @@ def test_multipath_tcp_has_it_too(run, switched_on):
                     await exchange(listener, **ASKED, multipath="Active")
                     payloads = [each.payload for each in syns(capture)]
             assert payloads == [HELLO]
+
+    run(main)
+
+
+async def told(
+    listener: taps.Listener,
+    address: str = "127.0.0.1",
+    *,
+    later: bytes = b"more",
+    security: Any = PLAIN,
+    framers: Any = "netstring",
+) -> list[tuple[bytes, bool]]:
+    """What came of an early Message and one behind it, and whether it was told to be early.
+
+    Both are there before the Listener looks.
+    """
+    client = taps.Preconnection(
+        remote=taps.RemoteEndpoint(ip_address=address, port=listener.local_endpoints[0].port),
+        transport=taps.TransportProperties(**ASKED),
+        security=security,
+        framers=framers,
+    ).initiate_with_send(HELLO, **REPLAYABLE)
+    try:
+        await client
+        await client.send(later)
+        server = await listener.accept()
+        try:
+            got = []
+            while b"".join(data for data, _ in got) != HELLO + later:
+                message = await server.receive(min_incomplete_length=1, max_length=1 << 20)
+                got.append((bytes(message), message.context.early_data))
+            return got
+        finally:
+            server.abort()
+    finally:
+        client.abort()
+
+
+@pytest.mark.parametrize(
+    ("address", "local"),
+    [("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("127.0.0.1", None), ("::1", None)],
+    ids=["IPv4", "IPv6", "IPv4 at both", "IPv6 at both"],
+)
+def test_what_came_in_the_syn_is_told_to_be_early_and_nothing_else(
+    run, switched_on, address, local
+):
+    async def main():
+        async with listening(local, framers="netstring", **ASKED, multipath="disabled") as there:
+            for early in (False, True, True):  # first there is no cookie
+                got = await told(there, address)
+                assert got == [(HELLO, early), (b"more", False)]
+
+    run(main)
+
+
+def test_a_stream_without_framers_is_one_message_which_began_early(run, switched_on):
+    async def main():
+        async with listening(**ASKED, multipath="disabled") as there:
+            for early in (False, True):
+                got = await told(there, framers=None)
+                assert {mark for _, mark in got} == {early}
+
+    run(main)
+
+
+def test_where_mptcp_listens_what_was_there_at_first_is_told_to_be_early(run, switched_on):
+    """The kernel does not tell how long the SYN's data were; none is missed."""
+    if why := taps_tcp.multipath.missing():
+        pytest.skip(why)
+
+    async def main():
+        async with listening(framers="netstring", **ASKED, multipath="passive") as there:
+            for early in (False, True):
+                hello, _ = await told(there)
+                assert hello == (HELLO, early)
+        async with listening(framers="netstring", zeroRttMsg="avoid", multipath="passive") as there:
+            for _ in range(2):
+                assert not any(mark for _, mark in await told(there))
+
+    run(main)
+
+
+def test_what_is_protected_by_a_handshake_did_not_come_before_it(run, switched_on):
+    server, client = local_identity("127.0.0.1")
+
+    async def main():
+        async with listening(security=server, framers="netstring", **ASKED) as there:
+            for _ in range(2):
+                with switched_on.capture() as capture:
+                    got = await told(there, security=client)
+                    assert got == [(HELLO, False), (b"more", False)]
+                (syn,) = syns(capture)
+            assert syn.payload  # a ClientHello
 
     run(main)
 
