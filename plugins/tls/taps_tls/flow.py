@@ -124,8 +124,8 @@ class TLSFlow(HoldingFlow):
         name: str | None = None,
         resumes: bool = False,
     ) -> None:
-        if lower is not None:
-            super().__init__(lower)
+        # None: whoever asks for ``hello`` sets it before ``shake``.
+        super().__init__(cast("Flow", lower))
         self._settings = settings
         self._security = security
         self._peer = peer
