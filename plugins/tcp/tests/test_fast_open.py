@@ -408,7 +408,7 @@ def test_what_is_protected_by_a_handshake_did_not_come_before_it(run, switched_o
                 with switched_on.capture() as capture:
                     got = await told(there, security=client)
                     assert got == [(HELLO, False), (b"more", False)]
-                (syn,) = syns(capture)
+                    (syn,) = syns(capture)
             assert syn.payload  # a ClientHello
 
     run(main)
