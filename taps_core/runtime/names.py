@@ -29,6 +29,7 @@ from taps_core.planning.derivation import (
 )
 from taps_core.planning.destinations import SourceLookup, ordered
 from taps_core.planning.service_records import PORTS, Chance, srv_labels
+from taps_core.runtime.flights import Flights
 from taps_core.runtime.ip_sockets import source_address
 from taps_core.runtime.look_up import LookUp
 from taps_core.runtime.name_files import (
@@ -122,6 +123,7 @@ class Names:
         #: Name → port; ``None``: nobody knows it.
         self._services: dict[str, int | None] = {}
         self._cache: AnswerCache | None = AnswerCache(_CACHED_ANSWERS)
+        self._flights = Flights()
         #: Name of the path by which is asked.
         self._path: str | None = None
 
@@ -364,14 +366,19 @@ class Names:
 
     async def _ask(self, question: Question, lifetime: float) -> Answer:
         """Raises nothing but CancelledError."""
-        if question.rdtype == ANY_ADDRESS:
-            answer = await self._system.ask(question.name, lifetime)
-        else:
-            network = self._network_key()  # that it is asked on, wherever this machine is then
+        network = self._network_key()  # that it is asked on, wherever this machine is then
+
+        async def ask(lifetime: float) -> Answer:
+            if question.rdtype == ANY_ADDRESS:
+                return await self._system.ask(question.name, lifetime)
             answer = await self._dns.ask(question, lifetime)
             if self._cache is not None:
                 self._cache.put(network, question, answer, time.monotonic())
-        return answer
+            return answer
+
+        if self._cache is None:  # isolated: what it gets is nobody else's
+            return await ask(lifetime)
+        return await self._flights.ask((network, question), lifetime, ask)
 
 
 class _Sources:

@@ -591,6 +591,60 @@ def test_an_isolated_resolver_uses_and_leaves_no_answers(no_hosts: Path) -> None
     run(main)
 
 
+# -- what is asked for several times at a time
+
+
+def asked_for(server: NameServer, rdtype: str = "A") -> int:
+    return [it[1] for it in server.asked].count(rdtype)
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_what_is_asked_for_at_the_same_time_is_asked_once(loop: str, no_hosts: Path) -> None:
+    async def main() -> None:
+        zone = {("www.example.", "A"): ["192.0.2.1"], ("www.example.", "AAAA"): ["2001:db8::1"]}
+        async with serving(zone) as server:
+            resolver = asking(server, no_hosts)
+            gate = server.gates["www.example.", "A"] = asyncio.Event()
+            tasks = [asyncio.ensure_future(resolver.resolve(remote(port=port))) for port in (1, 2)]
+            alone = asyncio.ensure_future(resolver.isolated().resolve(remote(port=3)))
+            await server.was_asked(4)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            gate.set()
+            for port, task in zip((1, 2, 3), (*tasks, alone), strict=True):
+                found = await task
+                assert addresses(found) == ["2001:db8::1", "192.0.2.1"]
+                assert {each.port for each in found} == {port}
+            # Once for both, and once for the one that shares nothing.
+            assert (asked_for(server, "A"), asked_for(server, "AAAA")) == (2, 2)
+
+    run(main, loop)
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["who asks", "who waits"])
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_cancelling_one_who_asks_is_nobody_elses_matter(
+    loop: str, first: bool, no_hosts: Path
+) -> None:
+    async def main() -> None:
+        async with serving({("www.example.", "A"): ["192.0.2.1"]}) as server:
+            resolver = asking(server, no_hosts)
+            gate = server.gates["www.example.", "A"] = asyncio.Event()
+            tasks = [asyncio.ensure_future(resolver.resolve(remote())) for _ in range(3)]
+            await server.was_asked(2)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            gone = tasks.pop(0 if first else 1)
+            gone.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await gone
+            gate.set()
+            assert [addresses(await task) for task in tasks] == [["192.0.2.1"]] * 2
+            assert asked_for(server) == (2 if first else 1)
+
+    run(main, loop)
+
+
 class Notes:
     """A resolver of the application's own."""
 
