@@ -306,7 +306,10 @@ class Endpoint:
 
         Raises:
             PropertyError: It is none of these.
+            TypeError: It is no text.
         """
+        if not isinstance(text, str):
+            raise TypeError(f"an endpoint is made of text, not {text!r}")
         # Endpoints never change, and whoever connects connects again.
         known: Self | None = _parsed.get((cls, text))
         if known is None:
@@ -517,6 +520,8 @@ def _check_rare(
     if hop_limit is not None and (type(hop_limit) is not int or not 0 <= hop_limit <= 255):
         raise PropertyError(f"hop_limit: {hop_limit!r} is not an integer from 0 to 255")
     checked: dict[str, Any] = {}
+    if not isinstance(identifiers or {}, Mapping):
+        raise PropertyError(f"identifiers: a mapping of names to values, not {identifiers!r}")
     for name, value in (identifiers or {}).items():
         namespace, dot, rest = name.partition(".") if isinstance(name, str) else ("", "", "")
         if not (namespace.strip("_") and dot and rest):

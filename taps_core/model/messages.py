@@ -89,6 +89,8 @@ class MessageContext:
             if value is _ABSENT:
                 value = self._properties.get(message_name(name), default)
             return value
+        if len(args) != 2:
+            raise TypeError("get(property) or get(framer, key)")
         framer, key = args
         return (self._framers or {}).get((str(framer), key), default)
 

@@ -149,9 +149,16 @@ class ProvisioningDomain:
         """From name → field → value, as a file or an application has them.
 
         Raises:
+            TypeError: It is no such mapping.
             ValueError: A domain has a field that there is not, an address that is none,
                 or neither interfaces nor addresses.
         """
+        if not (
+            isinstance(given, Mapping) and all(isinstance(each, Mapping) for each in given.values())
+        ):
+            raise TypeError(
+                f"Provisioning Domains: a mapping of names to fields and values, not {given!r}"
+            )
         return tuple(cls._made(name, fields) for name, fields in given.items())
 
     @classmethod

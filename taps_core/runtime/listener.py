@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
+from taps_core.model.arguments import check_seconds, check_whole
 from taps_core.model.errors import (
     ConnectionError,
     EstablishmentError,
@@ -78,8 +79,9 @@ class Listener:
         grace: float = 10.0,
     ) -> None:
         """Not called by applications: see ``Preconnection.listen``."""
-        if max_connections is not None and max_connections < 1:
-            raise ValueError("max_connections is at least 1")
+        if max_connections is not None:
+            check_whole("max_connections", max_connections, 1)
+        check_seconds("grace", grace)
         if handler is not None and not callable(handler):
             raise TypeError(f"a handler is a coroutine function, not {handler!r}")
         self._blueprint = blueprint
@@ -353,10 +355,9 @@ class Listener:
             limit: A whole number from 0, or ``math.inf``.
 
         Raises:
-            ValueError: It is not.
+            TypeError, ValueError: It is not.
         """
-        if limit != math.inf and (limit != limit // 1 or limit < 0):
-            raise ValueError(f"the limit is a whole number from 0 or math.inf, not {limit!r}")
+        check_whole("limit", limit, 0)
         self._limit = limit
         self._hand_over()
 

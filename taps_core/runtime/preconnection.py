@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any, Unpack
 
+from taps_core.model.arguments import check_seconds
 from taps_core.model.endpoints import LocalEndpoint, RemoteEndpoint, added, without
 from taps_core.model.errors import EstablishmentError, Reason
 from taps_core.model.messages import MessageContext
@@ -62,6 +63,8 @@ class Preconnection:
         framers: Any = None,
         system: System | None = None,
     ) -> None:
+        if system is not None and not isinstance(system, System):
+            raise TypeError(f"system: a System, not {system!r}")
         self._system = system
         self._local = LocalEndpoint.coerce_all(local)
         self._remote = RemoteEndpoint.coerce_all(remote)
@@ -164,6 +167,7 @@ class Preconnection:
         Raises:
             EstablishmentError: INVALID_CONFIGURATION: no Remote Endpoint.
                 Everything else comes when the Connection is awaited.
+            TypeError, ValueError: ``timeout`` is no number of seconds.
         """
         return self._initiate(timeout, None)
 
@@ -207,6 +211,8 @@ class Preconnection:
         return self._establish("initiate", timeout, early)
 
     def _establish(self, role: Role, timeout: float | None, early: Entry | None) -> Connection[Any]:
+        if timeout is not None:
+            check_seconds("timeout", timeout)
         blueprint = self._blueprint(role)
         connection: Connection[Any] = Connection(blueprint, Group(blueprint.group_properties))
         connection._early = early
@@ -234,6 +240,7 @@ class Preconnection:
         Raises:
             EstablishmentError: INVALID_CONFIGURATION: no Local Endpoint.
                 Everything else comes when the Listener is awaited.
+            TypeError, ValueError: One of the arguments cannot be.
         """
         if not self._local:
             raise EstablishmentError(

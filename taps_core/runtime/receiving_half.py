@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from taps_core.model.arguments import check_length
 from taps_core.model.errors import (
     EndOfData,
     PartialMessageWarning,
@@ -168,9 +169,10 @@ class ReceivingHalf(SendingHalf[T]):
         return message
 
     def _check_lengths(self, minimum: int | None, maximum: int | None) -> None:
-        for value in (minimum, maximum):
-            if value is not None and value < 1:
-                raise ValueError("lengths are at least 1 byte")
+        if minimum is not None:
+            check_length("min_incomplete_length", minimum)
+        if maximum is not None:
+            check_length("max_length", maximum)
         if minimum is not None and maximum is not None and minimum > maximum:
             raise ValueError("min_incomplete_length is above max_length")
 
@@ -208,7 +210,7 @@ class ReceivingHalf(SendingHalf[T]):
             EndOfData: Fewer are left; they stay and can be received.
             As :meth:`receive`.
         """
-        self._check_lengths(length, length)
+        check_length("length", length)
         inbox = self._inbox
         await inbox.wait(lambda: inbox.available >= length or inbox.complete)
         if inbox.available < length:
@@ -223,8 +225,11 @@ class ReceivingHalf(SendingHalf[T]):
             EndOfData: The end came first; what is there stays.
             As :meth:`receive`.
         """
+        if not isinstance(separator, bytes | bytearray | memoryview):
+            raise TypeError(f"separator: bytes, not {separator!r}")
         if not separator:
             raise ValueError("the separator is empty")
+        check_length("max_length", max_length)
         inbox = self._inbox
         search = Search(inbox, separator, max_length)
         await inbox.wait(search.over)

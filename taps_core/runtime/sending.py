@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Self
 
+from taps_core.model.arguments import check_length
 from taps_core.model.errors import Reason, SendError
 from taps_core.runtime.awaitables import DONE
 
@@ -27,8 +28,8 @@ class Sending:
     def __init__(
         self, connection: SendingHalf[Any], context: MessageContext, length: int | None
     ) -> None:
-        if length is not None and length < 0:
-            raise ValueError("a Message has at least 0 bytes")
+        if length is not None:
+            check_length("length", length, 0)
         self._connection = connection
         self._context = context
         self._length = length

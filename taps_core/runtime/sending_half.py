@@ -167,6 +167,8 @@ class SendingHalf(ConnectionBase[T]):
             raise self._lost()
         if type(data) is not bytes:
             data = self._own(data)
+        if context is not None and not isinstance(context, MessageContext):
+            raise TypeError(f"context: a MessageContext, not {context!r}")
         outbox = self._outbox
         if outbox is not None and context is not None:
             series = outbox.series_of(context)

@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, Self
 from warnings import warn
 
+from taps_core.model.arguments import check_seconds, several
 from taps_core.model.errors import PluginError
 from taps_core.model.framer import Codec, Framer
 from taps_core.model.layers import FramerDefinition
@@ -92,7 +93,7 @@ class System:
         cached: See :class:`CachedState`.
 
     Raises:
-        ValueError: A Provisioning Domain, or ``policy``, cannot be.
+        TypeError, ValueError: A Provisioning Domain, ``policy`` or another argument cannot be.
     """
 
     def __init__(
@@ -112,13 +113,13 @@ class System:
         cached: CachedState | None = None,
     ) -> None:
         self._plugins = plugins
-        self._allow = allow
-        self._block = tuple(block)
+        self._allow = None if allow is None else several("allow", allow)
+        self._block = several("block", block)
         self._registry: Registry | None = None
         self._selector: Selector | None = None
         if policy_files is None and plugins is not None:
             policy_files = ()
-        self._policy_files = None if policy_files is None else tuple(policy_files)
+        self._policy_files = None if policy_files is None else several("policy_files", policy_files)
         #: What files say; ``None``: not read yet.
         self._written: Policy | None = _NO_POLICY if self._policy_files == () else None
         #: What was put together last: the program's and the whole.
@@ -133,6 +134,7 @@ class System:
         if provisioning_domains is not None:
             _ = self.paths  # what cannot be is said at once
         self.event_log = event_log
+        check_seconds("close_timeout", close_timeout)
         self.close_timeout = close_timeout
         self._staggers_itself = staggering is not None
         self.cached = CachedState() if cached is None else cached
