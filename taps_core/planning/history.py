@@ -1,6 +1,6 @@
 """What establishing has taught about destinations (RFC 9623, section 9). No I/O, no clock.
 
-For each network, host and port: which Protocol Stacks and which addresses have worked,
+For each network, host and port: which Protocol Stacks, addresses and paths have worked,
 which have failed, and how long the transport's handshake took. It orders what would
 otherwise be equal; it removes nothing, and nothing that the application asked for.
 
@@ -18,6 +18,7 @@ import math
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from taps_core.model.errors import EstablishmentRefused, Reason
+from taps_core.planning.candidates import DEFAULT_PATH
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
@@ -32,9 +33,10 @@ if TYPE_CHECKING:
 
 __all__ = ["HALF_LIFE", "LIFE", "MAX_DESTINATIONS", "NOTHING", "Evidence", "History"]
 
-#: Destinations that are remembered at most, and of each addresses, and networks.
+#: Destinations that are remembered at most, and of each addresses, paths and networks.
 MAX_DESTINATIONS: Final = 1000
 MAX_ADDRESSES: Final = 32
+MAX_PATHS: Final = 32
 MAX_NETWORKS: Final = 8
 
 #: Seconds after which what was not used is forgotten.
@@ -50,6 +52,11 @@ MOST_TROUBLE: Final = 8.0
 #: (RFC 9623, section 9.2: what changes quickly has a short life).
 ROUND_TRIP_HALF_LIFE: Final = 60.0
 ROUND_TRIP_LIFE: Final = 600.0
+
+#: A path is slow whose handshakes are known to take so often what they take on another, and
+#: so many seconds more.
+_SLOW: Final = 2.0
+_SLOWER_BY: Final = 0.010
 
 #: How often an attempt must have had the winner's time to have been overtaken.
 _OVERTAKEN: Final = 2.0
@@ -101,12 +108,14 @@ class _Fate:
 class _Record:
     """One destination on one network."""
 
-    __slots__ = ("addresses", "round_trips", "stacks", "used")
+    __slots__ = ("addresses", "paths", "round_trips", "stacks", "used")
 
     def __init__(self) -> None:
         self.used = 0.0
         self.stacks: dict[Protocols, _Fate] = {}
         self.addresses: dict[str, _Fate] = {}
+        #: By name; not where the system chose.
+        self.paths: dict[str, _Fate] = {}
         #: Address and path → seconds, and when that was.
         self.round_trips: dict[tuple[str, str], tuple[float, float]] = {}
 
@@ -118,6 +127,13 @@ class _Record:
             for key in [each for each in self.round_trips if each[0] == oldest]:
                 del self.round_trips[key]
         self.addresses[address] = fate
+        return fate
+
+    def path(self, name: str) -> _Fate:
+        fate = self.paths.pop(name, None) or _Fate()
+        if len(self.paths) >= MAX_PATHS:
+            del self.paths[next(iter(self.paths))]
+        self.paths[name] = fate
         return fate
 
     def took(self, address: str, path: str, seconds: float, now: float) -> None:
@@ -178,6 +194,29 @@ class History:
                     ordered[index] = leaf
         return ordered
 
+    def paths(
+        self, remotes: Sequence[RemoteEndpoint], network: Hashable, now: float
+    ) -> Mapping[str, int]:
+        """Places for paths to these that are equal otherwise; of those not named it is 0.
+
+        1: handshakes take clearly longer than on another; 2: failing.
+        """
+        places: dict[str, int] = {}
+        times: dict[str, float] = {}
+        hosts = {_destination(each): each for each in remotes}
+        for record in self._records(hosts.values(), network, now):
+            for name, fate in record.paths.items():
+                if fate.is_failing(now):
+                    places[name] = 2
+            for (_, name), (seconds, at) in record.round_trips.items():
+                if now - at <= ROUND_TRIP_LIFE:
+                    times[name] = min(seconds, times.get(name, seconds))
+        best = min(times.values(), default=0.0)
+        for name, seconds in times.items():
+            if seconds > max(_SLOW * best, best + _SLOWER_BY):
+                places.setdefault(name, 1)
+        return places
+
     def round_trip(
         self, remote: RemoteEndpoint, path: str, network: Hashable, now: float
     ) -> float | None:
@@ -200,6 +239,7 @@ class History:
         # What has worked in any way is not in trouble.
         stacks: dict[tuple[_Record, Protocols], bool] = {}
         addresses: dict[tuple[_Record, str], bool] = {}
+        paths: dict[tuple[_Record, str], bool] = {}
         for leaf, attempt in attempts.items():
             worked = _judged(attempt, winner)
             address = leaf.remote.ip_address
@@ -210,6 +250,9 @@ class History:
             stacks[stack] = stacks.get(stack, False) or worked
             place = record, address
             addresses[place] = addresses.get(place, False) or worked
+            if leaf.path != DEFAULT_PATH:
+                way = record, leaf.path
+                paths[way] = paths.get(way, False) or worked
             end = attempt.ended if attempt.connected is None else attempt.connected
             if worked and end is not None:
                 record.took(address, leaf.path, end - attempt.started, now)
@@ -217,6 +260,8 @@ class History:
             record.stacks.setdefault(protocols, _Fate()).learn(worked, now)
         for (record, address), worked in addresses.items():
             record.address(address).learn(worked, now)
+        for (record, name), worked in paths.items():
+            record.path(name).learn(worked, now)
 
     def forget(self, host: str | None = None) -> None:
         """All, or what is known about one name or address."""
@@ -242,6 +287,7 @@ class History:
                 "addresses": {
                     address: _told(fate, now) for address, fate in record.addresses.items()
                 },
+                "paths": {name: _told(fate, now) for name, fate in record.paths.items()},
                 "round_trips": [
                     {"address": address, "path": path, "seconds": seconds, "ago": now - at}
                     for (address, path), (seconds, at) in record.round_trips.items()
@@ -266,6 +312,8 @@ class History:
                 record.stacks[tuple(reversed(stack.split("/")))] = _restored(fate, now)
             for address, fate in each["addresses"].items():
                 record.addresses[str(address)] = _restored(fate, now)
+            for name, fate in each.get("paths", {}).items():
+                record.paths[str(name)] = _restored(fate, now)
             for trip in each["round_trips"]:
                 key = str(trip["address"]), str(trip["path"])
                 record.round_trips[key] = float(trip["seconds"]), now - float(trip["ago"])

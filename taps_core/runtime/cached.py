@@ -54,8 +54,8 @@ class CachedState:
 
         ``saved`` is the time of day, ``destinations`` a list of objects: ``host``, ``port``,
         ``network`` (pairs of interface and prefix), ``used`` (seconds ago), ``stacks`` and
-        ``addresses`` with ``worked`` (seconds ago, or ``None``) and ``trouble`` (failures,
-        fading), and ``round_trips`` with ``address``, ``path``, ``seconds`` and ``ago``.
+        ``addresses`` and ``paths`` with ``worked`` (seconds ago, or ``None``) and ``trouble``
+        (failures, fading), and ``round_trips`` with ``address``, ``path``, ``seconds`` and ``ago``.
         """
         destinations = self._history.as_json(_now())
         for each in destinations:
@@ -91,6 +91,12 @@ class CachedState:
         if len(leaves) < 2 or not self._history.knows(leaf.remote for leaf in leaves):
             return leaves
         return self._history.order(leaves, _network(paths), _now())
+
+    def paths(self, remotes: Sequence[RemoteEndpoint], paths: Paths) -> Mapping[str, int]:
+        """Places of paths that are equal otherwise, 0 for those not named."""
+        if not self._history.knows(remotes):
+            return {}
+        return self._history.paths(remotes, _network(paths), _now())
 
     def round_trip(self, remote: RemoteEndpoint, path: str, paths: Paths) -> float | None:
         """Seconds, if they are known."""

@@ -106,8 +106,9 @@ async def gather(
             }
             # In the order of the paths, not of their resolvers.
             ordered = {path: reached[path] for path in chosen if reached[path]}
+            known = cached.paths(remotes, system.paths) if cached else {}
             leaves: Sequence[Leaf] = gather_on(
-                system.paths, stacks, ordered, locals_, properties, families
+                system.paths, stacks, ordered, locals_, properties, families, known
             )
         else:
             leaves = build_leaves(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import time
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from taps_core.model.endpoints import LocalEndpoint, RemoteEndpoint
@@ -165,6 +166,7 @@ class Paths:
         self,
         reached: Mapping[Path, Sequence[RemoteEndpoint]],
         locals_: Sequence[LocalEndpoint],
+        known: Mapping[str, int] = MappingProxyType({}),
     ) -> list[tuple[str, dict[RemoteEndpoint, list[LocalEndpoint]]]]:
         """What leads where: for each path the remotes that it reaches, and from where.
 
@@ -172,6 +174,8 @@ class Paths:
             reached: Of :meth:`chosen`, each with what the names mean there, over IP. Of
                 those that are equal, the one that the system would take goes first.
             locals_: Those that the application gave, resolved; empty: any.
+            known: Places, by name, of those that are equal: what earlier Connections have
+                taught goes before the system's choice.
 
         Returns:
             (name, remote → Local Endpoints) of each path that leads anywhere.
@@ -182,7 +186,11 @@ class Paths:
         targets = dict.fromkeys(_target(each) for remotes in reached.values() for each in remotes)
         usual = {self.survey.usual(target) for target in list(targets)[:_LOOKED_AT]}
         found = []
-        for path in sorted(reached, key=lambda each: (each.key, each.interface.index not in usual)):
+
+        def place(path: Path) -> tuple[tuple[int, int, int], int, bool]:
+            return path.key, known.get(path.name, 0), path.interface.index not in usual
+
+        for path in sorted(reached, key=place):
             branch = {
                 remote: here
                 for remote in reached[path]
@@ -419,6 +427,7 @@ def gather_on(
     locals_: Sequence[LocalEndpoint],
     properties: Mapping[str, Any],
     families: Families,
+    known: Mapping[str, int],
 ) -> list[Leaf]:
     """Candidates by path, then as :func:`taps_core.planning.candidates.build_leaves` has them.
 
@@ -431,10 +440,11 @@ def gather_on(
         locals_: Resolved.
         properties: As ``ConnectRequest.properties``.
         families: As for ``build_leaves``.
+        known: As for :meth:`Paths.branches`.
     """
     over_ip = {path: [each for each in of if _is_ip(each)] for path, of in reached.items()}
     others = dict.fromkeys(each for of in reached.values() for each in of if not _is_ip(each))
-    branches = paths.branches(over_ip, locals_)
+    branches = paths.branches(over_ip, locals_, known)
     share = MAX_LEAVES // max(1, len(branches) + bool(others))
     leaves = [
         leaf

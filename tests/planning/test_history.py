@@ -15,6 +15,7 @@ from taps_core.planning.history import (
     MAX_ADDRESSES,
     MAX_DESTINATIONS,
     MAX_NETWORKS,
+    MAX_PATHS,
     NOTHING,
     ROUND_TRIP_LIFE,
     History,
@@ -149,6 +150,36 @@ def test_only_addresses_of_one_host_and_stack_change_places(history, leaf):
     assert [each.remote.ip_address for each in found] == [FOUR, SIX, FOUR, SIX]
 
 
+# -- paths
+
+
+@pytest.mark.requirement("R-9623-4.1.1.2-01")
+def test_a_path_that_failed_comes_after_those_that_did_not_until_it_fades(history, leaf):
+    on = {name: leaf(FOUR, path=name) for name in ("eth0", "wlan0")}
+    history.learn({on["eth0"]: attempt("failed"), on["wlan0"]: attempt("ready")}, HOME, 0.0)
+    assert history.paths([on["eth0"].remote], HOME, 0.0) == {"eth0": 2}
+    assert history.paths([HOST], HOME, HALF_LIFE + 1) == {}
+    assert history.paths([HOST], ELSEWHERE, 0.0) == {}
+    # It worked there for another address.
+    history.learn({leaf(SIX, path="eth0"): attempt("ready")}, HOME, 0.0)
+    assert history.paths([HOST], HOME, 0.0) == {}
+
+
+def test_a_path_that_is_clearly_slower_comes_after_the_faster_one(history, leaf):
+    for name, seconds in (("eth0", 0.02), ("wlan0", 0.039), ("wwan0", 0.3)):
+        history.learn({leaf(FOUR, path=name): attempt("ready", 0.0, seconds)}, HOME, 0.0)
+    assert history.paths([HOST], HOME, 0.0) == {"wwan0": 1}
+    assert history.paths([HOST], HOME, ROUND_TRIP_LIFE + 1) == {}
+    # A few milliseconds are no reason.
+    history.learn({leaf(FOUR, path="lo"): attempt("ready", 0.0, 0.012)}, HOME, 0.0)
+    assert history.paths([HOST], HOME, 0.0) == {"wlan0": 1, "wwan0": 1}
+
+
+def test_where_the_system_chose_nothing_is_learned_of_paths(history, leaf):
+    history.learn({leaf(SIX): attempt("failed"), leaf(FOUR): attempt("ready")}, HOME, 0.0)
+    assert history.paths([HOST], HOME, 0.0) == {}
+
+
 # -- networks, time, bounds
 
 
@@ -205,6 +236,10 @@ def test_it_is_bounded(history, leaf):
         if each["host"] == "server.example" and each["network"] == HOME
     ]
     assert len(told["addresses"]) == len(told["round_trips"]) == MAX_ADDRESSES
+    for number in range(MAX_PATHS + 5):
+        history.learn({leaf(FOUR, path=f"veth{number}"): attempt("failed")}, HOME, 2000.0)
+    (told,) = [each for each in history.as_json(2000.0) if each["paths"]]
+    assert len(told["paths"]) == MAX_PATHS
 
 
 def test_what_was_saved_comes_back_as_old_as_it_is(history, leaf):
@@ -219,6 +254,12 @@ def test_what_was_saved_comes_back_as_old_as_it_is(history, leaf):
     assert other.about([HOST], "home", 5.0 + HALF_LIFE - 101).failing
     assert not other.about([HOST], "home", 5.0 + HALF_LIFE - 99).failing
     assert other.round_trip(leaves[1].remote, leaves[1].path, "home", 5.0) == 0.1
+    # Before paths were kept there were none.
+    assert not saved[0].pop("paths")
+    History().restore(saved, 5.0)
+    history.learn({leaf(SIX, path="eth0"): attempt("failed")}, "home", 1000.0)
+    other.restore(json.loads(json.dumps(history.as_json(1000.0))), 5.0)
+    assert other.paths([HOST], "home", 5.0) == {"eth0": 2}
     with pytest.raises(KeyError):
         other.restore([{"host": "x"}], 0.0)
 

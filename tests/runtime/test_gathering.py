@@ -512,3 +512,39 @@ def test_what_comes_late_on_a_path_is_tried_from_there(
         assert resolver.open == 0
 
     virtual_run(scenario)
+
+
+@pytest.mark.requirement("R-9623-4.1.1.2-01")
+def test_of_equal_paths_the_one_that_worked_lately_goes_first(
+    virtual_run: VirtualRun, world: Any, there: MemoryNetwork
+) -> None:
+    resolver = Trickler(eth1_server=[(0.0, [FOUR])], eth2_server=[(0.0, [OTHER_FOUR])])
+    machine = Machine(
+        interface("lo", "127.0.0.1"),
+        interface("eth1", "203.0.113.1"),
+        interface("eth2", "198.51.100.1"),
+    )
+    machine.first = "eth1"
+    better, other = (FOUR, "eth1"), (OTHER_FOUR, "eth2")
+
+    async def scenario(_: VirtualNetwork) -> None:
+        there.blackhole(FOUR)
+        here = world(MemoryStream(there), resolver=resolver, survey=machine)
+
+        async def paths(**wanted: str) -> list[tuple[str, str]]:
+            properties = taps.TransportProperties(
+                **here.properties, interface={"lo": "prohibit", **wanted}
+            )
+            async with here.to(of_server(), transport=properties).initiate() as connection:
+                return [each[1:] for each in tried(connection)]
+
+        async with here.listen(until_the_end, at=f"{OTHER_FOUR}:7"):
+            # The system's own choice, for want of anything better.
+            assert await paths() == [better, other]
+            assert await paths() == [other]
+            # What the application prefers goes before.
+            assert await paths(eth1="prefer") == [better, other]
+            here.system.cached.forget()
+            assert await paths() == [better, other]
+
+    virtual_run(scenario)
