@@ -8,6 +8,7 @@ of them before the terminal event, which is the last.
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from taps_core.model.capabilities import Support
@@ -38,6 +39,7 @@ from taps_core.runtime.awaitables import (
 )
 from taps_core.runtime.dispatch import Dispatcher, EventStream
 from taps_core.runtime.receiving_half import ReceivingHalf
+from taps_core.runtime.system_errors import stack_failed
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -57,6 +59,8 @@ if TYPE_CHECKING:
     from taps_core.runtime.group import Group, IncomingStreams
 
 __all__ = ["Connection"]
+
+logger = logging.getLogger("taps_core")
 
 T = TypeVar("T")
 
@@ -301,9 +305,14 @@ class Connection(ReceivingHalf[T]):
             and not self._close_told
             and flow is not None
         ):
-            self._flush_down()
-            self._close_told = True
-            flow.close()
+            self._flush()
+            # Unless it broke just then.
+            if self._state is ConnectionState.CLOSING:
+                self._close_told = True
+                try:
+                    flow.close()
+                except Exception as problem:  # noqa: BLE001  # a layer of others
+                    self._break(problem)
 
     def _give_up(self, sentence: str) -> None:
         task, self._task = self._task, None
@@ -333,7 +342,30 @@ class Connection(ReceivingHalf[T]):
         flow = self._flow
         self._terminate(E.CONNECTION_ERROR, error, error)
         if flow is not None:
+            self._abort_flow(flow)
+
+    def _break(self, problem: Exception) -> None:
+        flow = self._flow
+        if self._state is ConnectionState.ESTABLISHING:
+            self._flow = None  # it never was
+            never = stack_failed(problem, EstablishmentError)
+            never.report = self.report
+            self._establishment_failed(never)
+        elif self._state is not ConnectionState.CLOSED:
+            failure = stack_failed(problem, ConnectionError)
+            self._inbox.drop(failure)
+            self._terminate(E.CONNECTION_ERROR, failure, failure)
+        if flow is not None:
+            self._abort_flow(flow)
+            self._flow_closed(None)  # it may say so never
+
+    def _abort_flow(self, flow: Flow) -> None:
+        try:
             flow.abort()
+        except Exception:
+            # A layer of others, of which nothing more can be expected.
+            logger.exception("%r: its stack could not be aborted", self)
+            self._flow_closed(None)
 
     def close_group(self) -> None:
         """Close every Connection of the group (RFC 9622, section 10)."""
@@ -557,7 +589,12 @@ class Connection(ReceivingHalf[T]):
     def _apply(self, name: str, value: Any) -> None:
         """Let a Connection Property take effect in the stack, if there is one yet."""
         if self._flow is not None and self._state is not ConnectionState.CLOSED:
-            self._flow.apply(name, value)
+            try:
+                self._flow.apply(name, value)
+            except TapsError:
+                raise
+            except Exception as problem:
+                raise stack_failed(problem, PropertyError) from problem
 
     def _notify_error(self, error: TapsError) -> None:
         """An error event that does not end this Connection."""

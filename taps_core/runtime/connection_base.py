@@ -153,6 +153,10 @@ class ConnectionBase(ABC, Generic[T]):
         """End at once, with this as the terminal event."""
 
     @abstractmethod
+    def _break(self, problem: Exception) -> None:
+        """A layer raised what it may not: nothing of it can be relied upon any more."""
+
+    @abstractmethod
     def _close_if_drained(self) -> None:
         """After something left: let the stack close if that was the last of it."""
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from taps_core.model.capabilities import DataUnit
 from taps_core.model.errors import EstablishmentError, EstablishmentTimeout, Reason, TapsError
+from taps_core.model.flow import Flow
 from taps_core.model.layers import AcceptRequest, ConnectRequest, EarlyData, SecurityLayer
 from taps_core.planning.candidates import Leaf, companions
 from taps_core.runtime.framing import FramerConnector, accept_framed, wrap
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from taps_core.model.endpoints import LocalEndpoint, RemoteEndpoint
-    from taps_core.model.flow import Flow, Session
+    from taps_core.model.flow import Session
     from taps_core.model.layers import Connector
     from taps_core.model.reports import Attempt, EstablishmentReport
     from taps_core.planning.race import RacePlanner
@@ -66,7 +67,10 @@ async def establish(connection: Connection[Any], timeout: float | None) -> None:
     finally:
         connection._regather = None
     report.over("ready", connection._loop.time())
-    won.establish(connection)
+    try:
+        won.establish(connection)
+    except Exception as problem:  # noqa: BLE001  # a layer of others broke as it was started
+        connection._break(problem)
 
 
 def over(report: EstablishmentReport, failure: EstablishmentError, now: float) -> None:
@@ -184,7 +188,10 @@ async def _race(
                 report.tell(record)
 
             lower = _Noted(lower, connected)
-        return await connector(leaf.stack, lower).connect(request)
+        flow = await connector(leaf.stack, lower).connect(request)
+        if not isinstance(flow, Flow):
+            raise TypeError(f"{leaf.stack} is connected, and gave {flow!r} in place of a Flow")
+        return flow
 
     if len(leaves) == 1 and late is None:
         leaf = leaves[0]

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from taps_core.model.errors import Expired, Reason, SendError
 from taps_core.runtime.awaitables import PER_OPERATION, afresh
+from taps_core.runtime.system_errors import stack_failed
 
 if TYPE_CHECKING:
     import asyncio
@@ -317,10 +318,8 @@ class Outbox:
                 self._refused(series, entry, error, first)
                 continue
             except Exception as problem:  # noqa: BLE001  # a framer or transport of others: this Send alone pays
-                refusal = SendError(f"the stack failed: {type(problem).__name__}: {problem}")
-                refusal.__cause__ = problem
                 budget += entry.size
-                self._refused(series, entry, refusal, first)
+                self._refused(series, entry, stack_failed(problem, SendError), first)
                 continue
             if later and entry.record is not None:
                 self._outstanding[id(entry.record)] = entry

@@ -40,6 +40,7 @@ from taps_core.runtime.awaitables import (
 from taps_core.runtime.connection_base import ConnectionBase
 from taps_core.runtime.outbox import Entry, Outbox, Series
 from taps_core.runtime.sending import Sending
+from taps_core.runtime.system_errors import stack_failed
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -123,6 +124,8 @@ class SendingHalf(ConnectionBase[T]):
                     self._down(data, None, True)
             except SendError as error:
                 return self._failed(error)
+            except Exception as problem:  # noqa: BLE001  # a layer of others: this Send alone pays
+                return self._failed(stack_failed(problem, SendError))
             size = len(data)
             credit = self._credit - (size if size > PER_OPERATION else PER_OPERATION)
             self._credit = credit
@@ -371,13 +374,15 @@ class SendingHalf(ConnectionBase[T]):
             later = self.hand_down(entry)
         except SendError as error:
             return self._failed(error, entry)
+        except Exception as problem:  # noqa: BLE001  # likewise
+            return self._failed(stack_failed(problem, SendError), entry)
         if final:
             self._final = True
             self._fast = False
         exhausted = self._charge(entry.size)
         if self._through and not exhausted:
             self._through = False
-            self._flush_down()
+            self._flush()
         elif not self._batch and not exhausted:
             self._need_turn()
         if later and entry.record is not None:
@@ -502,7 +507,10 @@ class SendingHalf(ConnectionBase[T]):
         """Let what was gathered leave, if there is a stack and it still listens."""
         closed = self._close_told or self._state is ConnectionState.CLOSED
         if self._flow is not None and not closed:
-            self._flush_down()
+            try:
+                self._flush_down()
+            except Exception as problem:  # noqa: BLE001  # a layer of others: what it holds is lost
+                self._break(problem)
 
     def _before_wait(self) -> None:
         """A receiver is about to wait, perhaps for the answer to what was gathered."""

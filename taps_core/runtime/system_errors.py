@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import Final
+from typing import Final, TypeVar
 
 from taps_core.model.errors import (
     ConnectionError,
@@ -18,7 +18,15 @@ from taps_core.model.errors import (
     TapsError,
 )
 
-__all__ = ["EXHAUSTED", "connection_failed", "establishment_failed", "receiver_failed"]
+__all__ = [
+    "EXHAUSTED",
+    "connection_failed",
+    "establishment_failed",
+    "receiver_failed",
+    "stack_failed",
+]
+
+E = TypeVar("E", bound=TapsError)
 
 #: Out of something for now. ENOBUFS and ENOMEM also stand for kernel memory.
 EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -107,6 +115,23 @@ def receiver_failed(error: Exception) -> Exception:
         f"processing received data failed: {error!r}", reason=Reason.PROTOCOL_FAILED
     )
     result.__cause__ = error
+    return result
+
+
+def stack_failed(problem: Exception, kind: type[E]) -> E:
+    """What the application gets when a layer below raised what it may not.
+
+    Args:
+        problem: What it raised.
+        kind: The error of whatever was being done.
+
+    Returns:
+        An error with ``problem`` as its cause.
+    """
+    result = kind(
+        f"the stack failed: {type(problem).__name__}: {problem}", reason=Reason.PROTOCOL_FAILED
+    )
+    result.__cause__ = problem
     return result
 
 
