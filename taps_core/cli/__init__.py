@@ -149,18 +149,26 @@ def main(argv: Sequence[str] | None = None) -> int:
             status = _run(arguments)
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader has seen enough (`… | head`). What Python flushes on its
-        # way out must go nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader has seen enough (`… | head`).
+        _print_nothing_more()
         return FAILED
     except PropertyError as error:
         return _complain(arguments.command, error, MISUSE)
     except TapsError as error:
         return _complain(arguments.command, error, FAILED)
+    except OSError as error:
+        # What is read is told where it is read: this is what was to be printed.
+        _print_nothing_more()
+        return _complain(arguments.command, f"cannot write: {error.strerror or error}", FAILED)
     return status
 
 
-def _complain(command: str, error: TapsError, status: int) -> int:
+def _print_nothing_more() -> None:
+    """What Python flushes on its way out must go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _complain(command: str, error: object, status: int) -> int:
     from taps_core.cli.output import Plain
 
     Plain(sys.stderr).text(f"{PROGRAM} {command}: {error}", hang=2)

@@ -349,6 +349,9 @@ class Endpoint:
             return cls(hostname=host or None, port=int(port))
         if not port:
             raise PropertyError(f"{text!r}: nothing follows the colon")
+        if not any(each.isascii() and each.isalpha() for each in port):
+            # RFC 6335, section 5.1: a service's name has a letter.
+            raise PropertyError(f"{text!r}: {port!r} is neither a port nor a service")
         return cls(hostname=host or None, service=port)
 
     @classmethod

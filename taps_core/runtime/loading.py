@@ -232,6 +232,9 @@ def _call(
         declared = results[0] if results else None
         if declared is None or isinstance(declared, str | bytes | dict):
             raise TypeError(f"{hook} returned {declared!r}, not a sequence")
+        if inspect.iscoroutine(declared):
+            declared.close()
+            raise TypeError(f"{hook} is a coroutine function; a hook is a plain one")
         declared = list(declared)
     except (Exception, SystemExit) as error:  # plugin boundary: a hook may do anything
         logger.debug("%s of %s (%s) failed", hook, source.plugin, source, exc_info=True)

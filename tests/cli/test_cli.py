@@ -642,6 +642,22 @@ def test_reader_that_leaves_early_is_no_traceback(site: PluginSite) -> None:
     assert (finished.returncode, finished.stderr) == (1, "")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("arguments", [["show", "tcp"], ["list", "--json"]])
+def test_full_disk_is_a_sentence(site: PluginSite, arguments: list[str]) -> None:
+    site.install("taps-tcp", TCP)
+    with open("/dev/full", "w") as full:
+        finished = subprocess.run(
+            [sys.executable, "-m", "taps_core", *arguments],
+            env=environment(site),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    said = f"taps-plugins {arguments[0]}: cannot write: No space left on device\n"
+    assert (finished.returncode, finished.stderr) == (1, said)
+
+
 @pytest.mark.skipif(not HAS_RICH, reason="rich belongs to the extra cli")
 def test_terminal_gets_tables_that_fit_and_colours(site: PluginSite) -> None:
     pty = pytest.importorskip("pty", reason="this platform has no pseudo-terminals")

@@ -51,6 +51,8 @@ def test_addresses_come_back_in_canonical_form(kind, text):
         ("", "not host:port"),
         ("https://example.net/", "a URL is not an endpoint"),
         ("example.net:", "nothing follows the colon"),
+        ("example.net:-1", "neither a port nor a service"),
+        ("example.net:8_0", "neither a port nor a service"),
         ("example.net:70000", "port: 70000 is not"),
         ("[example.net]:80", "not an IPv6 address"),
         ("[::1", r"not \[address\]:port"),

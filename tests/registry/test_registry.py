@@ -127,6 +127,10 @@ def test_healthy_plugin_works_beside_broken_ones_and_each_is_a_row(site: PluginS
             "taps_framers returned None, not a sequence",
         ),
         (
+            "from taps_core import plugin as tp\n@tp.hookimpl\nasync def taps_framers(): return []",
+            "taps_framers is a coroutine function; a hook is a plain one",
+        ),
+        (
             "from taps_core import plugin as tp\n@tp.hookimpl\ndef taps_framers(): return 'line'",
             "taps_framers returned 'line', not a sequence",
         ),
