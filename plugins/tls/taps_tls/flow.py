@@ -534,6 +534,8 @@ class TLSFlow(HoldingFlow):
                     error = _CLOSE_NOTIFY
                     break
                 opened.append(data)
+        except ssl.SSLWantReadError:
+            pass  # not kept: an exception that its frame knows lives until garbage is collected
         except ssl.SSLError as raised:
             error = raised
         if self._looks and came - sum(_OVERHEAD + len(data) for data in opened) > _TICKET:

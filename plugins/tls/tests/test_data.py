@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
+import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -119,6 +121,28 @@ def test_a_reader_that_does_not_read_holds_the_writer_back(run: Run, authority: 
 
 
 @pytest.mark.linux
+def test_what_was_received_is_let_go_of_without_the_garbage_collector(
+    run: Run, authority: Authority
+) -> None:
+    message = bytes(400_000)  # reads that end within a record
+
+    async def main() -> None:
+        async with pair(authority.server(), authority.client(), framers=LengthPrefix(4)) as ends:
+            sender, receiver = ends
+            gc.disable()
+            tracemalloc.start()
+            try:
+                for _ in range(20):
+                    await asyncio.gather(sender.send(message), receiver.receive())
+                kept, _ = tracemalloc.get_traced_memory()
+            finally:
+                tracemalloc.stop()
+                gc.enable()
+            assert kept < 3 * len(message)
+
+    run(main)
+
+
 def test_of_a_segment_so_much_is_left_as_tls_leaves(run: Run, authority: Authority) -> None:
     async def main() -> None:
         async with pair(authority.server(), authority.client(), framers=LengthPrefix(4)) as ends:
