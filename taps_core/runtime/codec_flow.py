@@ -415,6 +415,12 @@ class CodecFlow(LayerFlow):
             self.lower.resume()
 
     def _keep(self, data: bytes, consumed: int, end_of_message: bool) -> None:
+        if not isinstance(consumed, int) or not 0 <= consumed <= len(data):
+            # Nothing would ever come of it, and nobody would know why.
+            raise ValueError(
+                f"decode of {type(self._codec).__name__} returned {consumed!r} for the number of "
+                f"bytes that it has used of {len(data)}"
+            )
         if end_of_message:
             raise cut_off()
         self._rest = data[consumed:]

@@ -242,6 +242,21 @@ def test_a_lost_message_of_the_framer_below_takes_ours_with_it() -> None:
     assert rig.names() == ["received", "failed", "received", "failed"]
 
 
+@pytest.mark.parametrize("consumed", [None, -1, 4, "all"])
+def test_a_codec_that_uses_what_is_not_there_breaks_the_connection(consumed: Any) -> None:
+    """What came was kept, or lost, and nothing ever came up."""
+
+    class Wrong(Digits):
+        def decode(self, data: bytes, parts: list[Any], /) -> int:
+            parts.append((data, None, True))
+            result: int = consumed
+            return result
+
+    rig = Rig(Wrong())
+    with pytest.raises((ValueError, TypeError)):
+        rig.below.feed(b"2ab")
+
+
 def test_everything_else_passes_through() -> None:
     rig = Rig()
     event = SoftError("icmp")
