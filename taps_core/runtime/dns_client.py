@@ -187,27 +187,29 @@ class _Sockets:
         except BaseException:
             sock.close()
             raise
-        return _Socket(sock, destination)
+        return _Socket(sock)
 
 
 class _Socket:
     """A datagram or a stream socket, as :mod:`dns.asyncbackend` has both."""
 
-    def __init__(self, sock: socket.socket, destination: tuple[str, int]) -> None:
+    def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
-        self._destination = destination
+        #: As dnspython says it and will compare it: an address of IPv6 has four parts.
+        self._destination: object = None
         self._loop = asyncio.get_running_loop()
         self.family = sock.family
 
     async def sendto(self, what: bytes, destination: object, timeout: float | None) -> int:
-        await self.sendall(what, timeout)  # there is one destination
+        self._destination = destination  # there is but one
+        await self.sendall(what, timeout)
         return len(what)
 
     async def sendall(self, what: bytes, timeout: float | None) -> None:
         async with _within(timeout):
             await self._loop.sock_sendall(self._socket, what)
 
-    async def recvfrom(self, size: int, timeout: float | None) -> tuple[bytes, tuple[str, int]]:
+    async def recvfrom(self, size: int, timeout: float | None) -> tuple[bytes, object]:
         return await self.recv(size, timeout), self._destination
 
     async def recv(self, size: int, timeout: float | None) -> bytes:

@@ -413,9 +413,10 @@ async def name_server(
     host: Host, at: str, address: Callable[[str], str]
 ) -> AsyncIterator[_NameServer]:
     """One on a host, on port 53."""
+    family = socket.AF_INET6 if ":" in at else socket.AF_INET
     with host.use():
-        datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        stream = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        datagrams = socket.socket(family, socket.SOCK_DGRAM)
+        stream = socket.socket(family, socket.SOCK_STREAM)
     datagrams.bind((at, 53))
     stream.bind((at, 53))
     endpoint, names = await asyncio.get_running_loop().create_datagram_endpoint(
@@ -454,25 +455,26 @@ async def to_name(
 
 @pytest.mark.requirement("R-9623-4.1.1.1-01")
 @pytest.mark.parametrize("name", ["split.example", "long.example"])
+@BOTH
 def test_a_name_is_asked_for_by_its_path_and_the_answer_stays_with_it(
-    run: Run, two_paths: Network, name: str
+    run: Run, two_paths: Network, name: str, version: int
 ) -> None:
     """The server means another address on each: it knows the asker by the source address."""
     client, server = two_paths.client, two_paths.server
-    theirs = {client.address(4, path): server.address(4, path) for path in (0, 1)}
+    theirs = {client.address(version, path): server.address(4, path) for path in (0, 1)}
     kinds = ["UDP", "TCP"] if name == "long.example" else ["UDP"]
 
     async def main() -> None:
-        address = two_paths.shared_address()
+        address = two_paths.shared_address(version)
         system = taps.System(resolver=taps.Resolver(nameservers=[address]))
         async with name_server(server, address, theirs.__getitem__) as names:
             for turn, path in enumerate((1, 0, 1, 0)):
                 async with to_name(
                     two_paths, name, system, **{f"path{path + 1}": "require"}
                 ) as connection:
-                    own = client.address(4, path)
+                    own = client.address(version, path)
                     assert connection.local_endpoint is not None
-                    assert connection.local_endpoint.ip_address == own
+                    assert connection.local_endpoint.ip_address == client.address(4, path)
                     assert connection.remote_endpoint is not None
                     assert connection.remote_endpoint.ip_address == theirs[own]
                     (asked,) = connection.report.resolutions

@@ -128,14 +128,16 @@ class NameServer(asyncio.DatagramProtocol):
 
 
 @asynccontextmanager
-async def serving(zone: dict[tuple[str, str], Any]) -> AsyncIterator[NameServer]:
+async def serving(
+    zone: dict[tuple[str, str], Any], address: str = "127.0.0.1"
+) -> AsyncIterator[NameServer]:
     loop = asyncio.get_running_loop()
     server = NameServer(zone)
     # The same number for both: TCP first, UDP then seldom finds it taken.
-    listener = await asyncio.start_server(server.stream, "127.0.0.1", 0)
+    listener = await asyncio.start_server(server.stream, address, 0)
     server.port = listener.sockets[0].getsockname()[1]
     transport, _ = await loop.create_datagram_endpoint(
-        lambda: server, local_addr=("127.0.0.1", server.port)
+        lambda: server, local_addr=(address, server.port)
     )
     try:
         yield server
@@ -163,8 +165,8 @@ def from_both_families(address: str) -> str:
 
 
 def asking(server: NameServer, hosts: Path, **options: Any) -> Resolver:
-    options = {"source_of": from_both_families, **options}
-    return Resolver(nameservers=["127.0.0.1"], port=server.port, hosts_file=hosts, **options)
+    options = {"nameservers": ["127.0.0.1"], "source_of": from_both_families, **options}
+    return Resolver(port=server.port, hosts_file=hosts, **options)
 
 
 def run(main: Callable[[], Coroutine[Any, Any, None]], loop: str = "asyncio") -> None:
@@ -370,6 +372,22 @@ def test_a_and_aaaa_are_asked_side_by_side_and_ipv6_comes_first(loop: str, no_ho
             assert {(it.hostname, it.port, it.protocol, it.hop_limit) for it in found} == {
                 ("www.example", 443, "tcp", 3)
             }
+
+    run(main, loop)
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_name_server_may_have_an_ipv6_address(loop: str, no_hosts: Path) -> None:
+    async def main() -> None:
+        many = [f"10.0.{i}.1" for i in range(200)]
+        zone = {("www.example.", "A"): ["192.0.2.1"], ("many.example.", "A"): many}
+        async with serving(zone, "::1") as server:
+            resolver = asking(server, no_hosts, nameservers=["::1"], timeout=5.0)
+            assert addresses(await resolver.resolve(remote())) == ["192.0.2.1"]
+            assert len(await resolver.resolve(remote("many.example"))) == MAX_ADDRESSES
+            assert server.over_tcp == 1
+            with pytest.raises(EstablishmentError, match=rf"says \[::1\]:{server.port}"):
+                await resolver.resolve(remote("nosuch.example"))
 
     run(main, loop)
 
