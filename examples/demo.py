@@ -8,7 +8,11 @@ was chosen, why, what was tried, and what was said.
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
+import sys
 import textwrap
+from pathlib import Path
 
 import taps_core as taps
 from taps_core.testing import local_identity
@@ -147,8 +151,12 @@ async def main() -> None:
     heading(6, "The end")
     show(f"the Connection is {connection.state}, the Listener has stopped")
     show()
-    show("taps-plugins list         what this machine can run", indent=0)
-    show("taps-plugins explain      what would be chosen, and why", indent=0)
+    program = "taps-plugins"
+    if shutil.which(program) is None:
+        # The environment is not active: it is beside the interpreter.
+        program = os.path.relpath(Path(sys.executable).with_name(program))
+    show(f"{program} list         what this machine can run", indent=0)
+    show(f"{program} explain      what would be chosen, and why", indent=0)
 
 
 if __name__ == "__main__":
