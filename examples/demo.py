@@ -92,6 +92,15 @@ async def talk(connection: taps.Connection[bytes]) -> None:
         show(f"<- {message.data.decode()}", "green")
 
 
+def command_line() -> str:
+    """How to call ``taps-plugins`` from here."""
+    program = "taps-plugins"
+    if shutil.which(program) is None:
+        # The environment is not active: it is beside the interpreter.
+        return os.path.relpath(Path(sys.executable).with_name(program))
+    return program
+
+
 async def main() -> None:
     """Ask, choose, connect, talk."""
     show("taps: say what you need from the network, get a Connection", "bold", indent=0)
@@ -151,10 +160,7 @@ async def main() -> None:
     heading(6, "The end")
     show(f"the Connection is {connection.state}, the Listener has stopped")
     show()
-    program = "taps-plugins"
-    if shutil.which(program) is None:
-        # The environment is not active: it is beside the interpreter.
-        program = os.path.relpath(Path(sys.executable).with_name(program))
+    program = command_line()
     show(f"{program} list         what this machine can run", indent=0)
     show(f"{program} explain      what would be chosen, and why", indent=0)
 
