@@ -130,7 +130,16 @@ class SendingHalf(ConnectionBase[T]):
             credit = self._credit - (size if size > PER_OPERATION else PER_OPERATION)
             self._credit = credit
             if credit <= 0:
-                return self._exhausted(size)
+                if size < CREDIT or not through:
+                    return self._exhausted(size)
+                # As there, for a large Message that left already: it is one operation.
+                credit += size - PER_OPERATION
+                rounds = self._rounds = self._rounds + size // CREDIT
+                if rounds >= ROUNDS or credit <= 0:
+                    return YieldOnce(self._fresh_turn)
+                self._credit = credit
+                self._through = True
+                return DONE
             if through:
                 return DONE
             if self._turn is None and not self._batch:

@@ -59,9 +59,10 @@ __all__ = ["StreamFlow"]
 
 #: What is held for a flow that nobody has started, before it stops reading.
 HELD_BYTES: Final = 64 * 1024
-#: Where the loop's buffer counts as full. The Connection lets the loop run every 256 KiB,
-#: and hears of it one turn later.
-HIGH_WATER: Final = 256 * 1024
+#: Where the loop's buffer counts as full. The Connection hears of it a turn later, and by
+#: then may have sent 256 KiB more. What waits there long leaves the processor's caches, and
+#: has to come back to be written.
+HIGH_WATER: Final = 64 * 1024
 _NOTHING: Final[list[bytes]] = []
 #: So many buffers at the most are written without joining them, if they are as large
 #: as that on average: below, a copy is cheaper than a longer list for the kernel.

@@ -351,10 +351,11 @@ class TLSFlow(HoldingFlow):
 
     def write_through(self, data: Data, /) -> None:
         """Encrypt at once what need not wait for anything gathered."""
-        if self._out == _NOTHING and type(data) is bytes and 0 < len(data) <= _AT_ONCE:
+        size = len(data)
+        if size and self._out == _NOTHING and type(data) is bytes and size <= _AT_ONCE:
             self._answered = self._peer_finished
             written = self._engine.write(data)
-            if written != len(data):
+            if written < size:
                 self._write_rest(data, written)
             self.lower.write_through(self._outgoing.read())
         else:
