@@ -239,7 +239,7 @@ class Gathering:
         enough: float | None = None
         while not self.complete:
             if leaves:
-                if self._found[0][0]:
+                if self._found[self._awaited()][0]:
                     break
                 enough = enough or self._loop.time() + RESOLUTION_DELAY
             try:
@@ -302,6 +302,11 @@ class Gathering:
         for task in self._tasks:
             if task.done():
                 task.result()  # a resolver's bug is nobody's candidate
+
+    def _awaited(self) -> int:
+        """The first resolver that may know the first endpoint: of the best path with servers."""
+        several = range(len(self._resolvers))
+        return next((which for which in several if (0, which) not in self._errors), 0)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)

@@ -124,8 +124,8 @@ class Names:
         self._services: dict[str, int | None] = {}
         self._cache: AnswerCache | None = AnswerCache(_CACHED_ANSWERS)
         self._flights = Flights()
-        #: Name of the path by which is asked.
-        self._path: str | None = None
+        #: By which is asked, if a path was chosen.
+        self._exit: Exit | None = None
 
     def _look_up_sources(self, source_of: SourceLookup) -> None:
         self._sources = _Sources(source_of)
@@ -176,7 +176,7 @@ class Names:
     def by(self, exit: Exit) -> Self:  # noqa: A002  # what it is
         """See :meth:`Resolver.by`. The cache is shared, and has answers for each path."""
         bound = copy.copy(self)
-        bound._path = exit.name
+        bound._exit = exit
         bound._dns = self._dns.by(exit.to)
         if self._source_of is None:
             bound._look_up_sources(functools.partial(_source, to=exit.to))
@@ -273,9 +273,15 @@ class Names:
 
     def _network_key(self) -> Hashable:
         # On many machines the name server has the same address wherever they are.
+        configuration, path = self._dns.configuration, None
+        if self._exit is not None:
+            # Servers on this machine say the same, whatever the path that they are asked for.
+            servers = () if configuration is None else configuration.nameservers
+            if not (servers and all(map(self._exit.here, servers))):
+                path = self._exit.name
         if self._network is not None:
-            return (self._path, self._dns.configuration, self._network())
-        return (self._path, self._dns.configuration, *map(self._sources, _ELSEWHERE_ADDRESSES))
+            return (path, configuration, self._network())
+        return (path, configuration, *map(self._sources, _ELSEWHERE_ADDRESSES))
 
     # -- what to ask
 
@@ -294,7 +300,7 @@ class Names:
             offered=terms.alpn,
             default_alpn=("http/1.1",) if binding and binding[1] == "HTTPS" else (),
             transports=terms.transports,
-            path=self._path,
+            path=None if self._exit is None else self._exit.name,
         )
         return Derivation(endpoint, plan, ordered=self._ordered, chance=self._chance)
 
@@ -333,7 +339,7 @@ class Names:
         services = self._nsswitch.value() or self._nsswitch.read()
         if not self._nsswitch.exists and sys.platform != "linux":
             services = _ELSEWHERE
-        return is_the_systems(services, name, on_path=self._path is not None)
+        return is_the_systems(services, name, on_path=self._exit is not None)
 
     def _needs_dns(self, endpoint: Endpoint, terms: Terms) -> bool:
         assert endpoint.hostname is not None

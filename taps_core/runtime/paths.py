@@ -252,17 +252,21 @@ class Paths:
             each.address for interface in self.interfaces() for each in interface.addresses or ()
         }
 
+        def here(address: str) -> bool:
+            host = address.partition("%")[0]
+            return is_loopback(host) or host in own
+
         def to(address: str) -> LocalEndpoint | None:
-            host, _, zone = address.partition("%")
-            if is_loopback(host) or host in own:
+            if here(address):
                 return None
+            host, _, zone = address.partition("%")
             remote = RemoteEndpoint(ip_address=host, interface=zone or None)
             found = self._locals_on(path, remote, (), own)
             if not found:
                 raise EstablishmentError(f"{path.shown} does not lead there")
             return found[0]
 
-        return Exit(path.name, to)
+        return Exit(path.name, to, here)
 
     # -- listening
 

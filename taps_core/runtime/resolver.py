@@ -86,6 +86,8 @@ class Exit(NamedTuple):
     """The path's, for sentences, and for answers to be remembered by."""
     to: ToServer
     """Whoever is asked, from where."""
+    here: Callable[[str], bool]
+    """Whether a server has an address of this machine: then ``to`` says ``None``."""
 
 
 def anyhow(_: str) -> None:

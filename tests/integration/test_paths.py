@@ -518,6 +518,9 @@ def test_a_name_server_on_this_machine_is_asked_whatever_the_path(
             assert connection.local_endpoint is not None
             assert connection.local_endpoint.ip_address == two_paths.client.address(4, 1)
             assert names.asked == [("UDP", "127.0.0.1")]
+            # It would say the same for any path.
+            async with to_name(two_paths, "www.example", system, path1="avoid"):
+                assert names.asked == [("UDP", "127.0.0.1")]
 
     run(main)
 

@@ -514,6 +514,34 @@ def test_what_comes_late_on_a_path_is_tried_from_there(
     virtual_run(scenario)
 
 
+def test_a_path_without_name_servers_is_not_waited_for(
+    virtual_run: VirtualRun, world: Any, there: MemoryNetwork
+) -> None:
+    wrong = taps.EstablishmentError(
+        "eth1 does not lead there", reason=taps.Reason.RESOLUTION_FAILED
+    )
+    resolver = Trickler(eth1_server=[(0.0, wrong)], eth2_server=[(0.01, [SIX]), (5.0, [FOUR])])
+    machine = Machine(
+        interface("eth1", "203.0.113.1", "2001:db8:1::1"),
+        interface("eth2", "198.51.100.1", "2001:db8:2::1"),
+    )
+
+    async def scenario(_: VirtualNetwork) -> None:
+        here = world(
+            MemoryStream(there),
+            resolver=resolver,
+            survey=machine,
+            properties={"interface": {"eth1": "prefer"}},
+        )
+        async with (
+            here.listen(until_the_end, at=f"[{SIX}]:7"),
+            here.to(of_server()).initiate() as connection,
+        ):
+            assert tried(connection) == [(0.01, SIX, "eth2")]
+
+    virtual_run(scenario)
+
+
 @pytest.mark.requirement("R-9623-4.1.1.2-01")
 def test_of_equal_paths_the_one_that_worked_lately_goes_first(
     virtual_run: VirtualRun, world: Any, there: MemoryNetwork
