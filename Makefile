@@ -51,7 +51,8 @@ $(INSTALLED): $(PROJECTS)
 	@test -n "$(PYTHON)" || { echo "taps needs Python 3.11 or newer; say where it is: make PYTHON=…" >&2; exit 1; }
 	@echo "Making $(VENV) with $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --upgrade "pip>=25.1"
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --group dev \
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --upgrade "pip>=25.1" "setuptools>=77"
+	@# What builds is there: pip would install it again for each of the projects.
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-build-isolation --group dev \
 		--editable ".[cli,testing]" $(addprefix --editable ./,plugins/tcp plugins/udp plugins/tls plugins/sctp[udp] framers neatpy)
 	@touch $@
