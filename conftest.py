@@ -5,7 +5,7 @@ import os
 from collections.abc import Generator, Iterator
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # pytest names test modules by their folders, and would take neatpy/ for the package of that name.
 import neatpy  # noqa: F401  # it is the package from now on
@@ -18,7 +18,7 @@ pytest_plugins = ["taps_core.testing.fixtures", "tests.lab.plugin", "tests.lab.n
 os.environ["TAPS_POLICY"] = ""
 
 # No test depends on speed.
-settings.register_profile("taps", deadline=None)
+settings.register_profile("taps", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("taps")
 
 

@@ -127,18 +127,34 @@ class NameServer(asyncio.DatagramProtocol):
             return response
 
 
+async def ports(
+    server: NameServer, address: str
+) -> tuple[asyncio.Server, asyncio.DatagramTransport]:
+    """One for TCP and one for UDP, of the same number."""
+    loop = asyncio.get_running_loop()
+    for left in reversed(range(20)):
+        listener = await asyncio.start_server(server.stream, address, 0)
+        server.port = listener.sockets[0].getsockname()[1]
+        try:
+            transport, _ = await loop.create_datagram_endpoint(
+                lambda: server, local_addr=(address, server.port)
+            )
+            break
+        except OSError:
+            # What was free for TCP may be taken for UDP, by somebody else.
+            listener.close()
+            await listener.wait_closed()
+            if not left:
+                raise
+    return listener, transport
+
+
 @asynccontextmanager
 async def serving(
     zone: dict[tuple[str, str], Any], address: str = "127.0.0.1"
 ) -> AsyncIterator[NameServer]:
-    loop = asyncio.get_running_loop()
     server = NameServer(zone)
-    # The same number for both: TCP first, UDP then seldom finds it taken.
-    listener = await asyncio.start_server(server.stream, address, 0)
-    server.port = listener.sockets[0].getsockname()[1]
-    transport, _ = await loop.create_datagram_endpoint(
-        lambda: server, local_addr=(address, server.port)
-    )
+    listener, transport = await ports(server, address)
     try:
         yield server
     finally:

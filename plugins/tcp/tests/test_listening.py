@@ -110,9 +110,18 @@ def test_without_ipv6_the_wildcard_is_that_of_ipv4(tcp4, run, monkeypatch):
 def test_an_explicit_ipv6_wildcard_leaves_the_ipv4_port_to_others(ipv6_loopback, tcp4, run):
     async def main():
         door = Door(tcp4)
-        six = await tcp4.listen(door.incoming, LocalEndpoint(ip_address="::", port=0))
-        port = six.local_endpoint.port
-        four = await tcp4.listen(door.incoming, LocalEndpoint(ip_address="0.0.0.0", port=port))
+        for left in reversed(range(20)):
+            six = await tcp4.listen(door.incoming, LocalEndpoint(ip_address="::", port=0))
+            port = six.local_endpoint.port
+            at = LocalEndpoint(ip_address="0.0.0.0", port=port)
+            try:
+                four = await tcp4.listen(door.incoming, at)
+                break
+            except EstablishmentError:
+                # What was free for IPv6 may be taken for IPv4, by somebody else.
+                await six.close()
+                if not left:
+                    raise
         peers = [await tcp4.dial(port, each) for each in ("127.0.0.1", ipv6_loopback)]
         await tcp4.until(lambda: len(door.flows) == 2)
         await door.end(*peers)
