@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import socket
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -68,6 +69,17 @@ def preconnection(
         transport=taps.TransportProperties(**properties),
         security=security,
     )
+
+
+@pytest.fixture
+def two_paths(two_paths: Network) -> Network:
+    """Hosts that have been there for a while.
+
+    The kernel tells associations of an address half a second after it came up, and of 127.0.0.1
+    as of others: the peer writes there, to itself, and ends what it did not begin.
+    """
+    time.sleep(0.6)
+    return two_paths
 
 
 @contextlib.asynccontextmanager
@@ -546,9 +558,6 @@ def test_without_local_endpoints_addresses_come_and_go_as_the_machine_has_them(
     run_once: Run, two_paths: Network, who: str
 ) -> None:
     async def main() -> None:
-        # The kernel tells associations of an address half a second after it came up, and of
-        # 127.0.0.1 as of others: the peer writes there, to itself, and ends what it did not begin.
-        await asyncio.sleep(0.6)
         with two_paths.server.use():
             listener = await taps.Preconnection(
                 local=taps.LocalEndpoint(port=PORT, protocol="sctp"),

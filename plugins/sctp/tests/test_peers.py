@@ -151,16 +151,16 @@ def test_tshark_reads_an_association(lab: Lab, tmp_path: Path) -> None:
     trace = tmp_path / "trace.pcap"
 
     async def main() -> None:
+        # The part of tshark that captures: tshark itself takes ten seconds to start here.
         capture = lab.network.server.call(
             subprocess.Popen,
-            ["tshark", "-q", "-i", "path1", "-f", "sctp", "-F", "pcap", "-w", str(trace)],
+            ["dumpcap", "-q", "-i", "path1", "-f", "sctp", "-P", "-w", str(trace)],
             stderr=subprocess.PIPE,
         )
         assert capture.stderr is not None
         line = b""
-        while b"Capturing on" not in line:
+        while b"File:" not in line:
             line = await asyncio.to_thread(capture.stderr.readline)
-        await asyncio.sleep(2)  # it says so a moment before it does
         async with lab.listening() as ends:
             client, server = await ends.pair()
             clone = await client.clone()
