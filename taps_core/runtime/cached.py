@@ -53,13 +53,13 @@ class CachedState:
         """All of it as values that ``json`` can write. It says where Connections went.
 
         ``saved`` is the time of day, ``destinations`` a list of objects: ``host``, ``port``,
-        ``network`` (pairs of interface and prefix), ``used`` (seconds ago), ``stacks`` and
+        ``network`` (prefixes), ``used`` (seconds ago), ``stacks`` and
         ``addresses`` and ``paths`` with ``worked`` (seconds ago, or ``None``) and ``trouble``
         (failures, fading), and ``round_trips`` with ``address``, ``path``, ``seconds`` and ``ago``.
         """
         destinations = self._history.as_json(_now())
         for each in destinations:
-            each["network"] = sorted(map(list, each["network"] or ()))
+            each["network"] = sorted(each["network"] or ())
         return {"saved": time.time(), "destinations": destinations}
 
     def restore(self, saved: Mapping[str, Any]) -> None:
@@ -71,7 +71,7 @@ class CachedState:
         try:
             older = max(0.0, time.time() - float(saved["saved"]))
             destinations = [
-                {**each, "network": frozenset(map(tuple, each["network"]))}
+                {**each, "network": frozenset(map(str, each["network"]))}
                 for each in saved["destinations"]
             ]
             self._history.restore(destinations, _now(), older)

@@ -452,21 +452,24 @@ class Connection(ReceivingHalf[T]):
         if runtime.monitor is not None:
             runtime.monitor.forget(self)
 
+    @property
+    def _hears_of_paths(self) -> bool:
+        """Whether the application would be told of a PathChange."""
+        return self._log is not None or (
+            self._dispatcher is not None and self._dispatcher.wants(PathChange)
+        )
+
     def _consider_paths(self) -> None:
         """Have paths watched if somebody wants to know: the application, or the stack."""
-        stack, dispatcher = self._stack, self._dispatcher
+        stack = self._stack
         if stack is None or self._state is ConnectionState.CLOSED:
             return
-        if (
-            self._log is None
-            and (dispatcher is None or not dispatcher.wants(PathChange))
-            and (
-                self._blueprint.effective["multipath"] is Multipath.DISABLED
-                or stack.support("multipath") is Support.NEVER
-                # Whoever has one path has nothing to do when others come.
-                or self._flow is None
-                or self._flow.read("_taps.multipathInUse") is False
-            )
+        if not self._hears_of_paths and (
+            self._blueprint.effective["multipath"] is Multipath.DISABLED
+            or stack.support("multipath") is Support.NEVER
+            # Whoever has one path has nothing to do when others come.
+            or self._flow is None
+            or self._flow.read("_taps.multipathInUse") is False
         ):
             return
         local = self.local_endpoint

@@ -108,6 +108,14 @@ class Doors:
             self.pause()
 
     @property
+    def heed_paths(self) -> bool:
+        """Whether anything is asked for about the paths to listen on."""
+        blueprint = self._blueprint
+        return blueprint.runtime.system.chooses_paths(blueprint.effective) or any(
+            endpoint.interface is not None for endpoint in blueprint.local
+        )
+
+    @property
     def follows_paths(self) -> bool:
         """Whether paths that come and go make a difference to where it listens."""
         return bool(self._on_path)

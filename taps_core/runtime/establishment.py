@@ -140,6 +140,8 @@ async def _win(
 ) -> Won:
     blueprint = connection._blueprint
     await load(blueprint)
+    if connection._hears_of_paths:
+        await blueprint.runtime.load_paths()  # so that it misses nothing from Ready on
     group = connection._group
     group.learn(blueprint)
     isolated = group.properties["isolateSession"]

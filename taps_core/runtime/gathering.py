@@ -67,7 +67,10 @@ async def gather(
         locals_ = await resolve_all(system.resolver_for(isolated=isolated), locals_, report)
     policy = system.whole_policy()
     chosen: Sequence[Path] = ()
-    if system.chooses_paths(properties, blueprint.remote):
+    chooses = system.chooses_paths(properties, blueprint.remote)
+    if chooses or properties["useTemporaryLocalAddress"] in _STRICT:
+        await blueprint.runtime.load_paths()
+    if chooses:
         chosen = system.paths.chosen(properties, blueprint.remote)
     if not chosen and not any(map(_needs_resolution, blueprint.remote)):
         # Whoever has addresses needs nothing of what follows.

@@ -7,7 +7,7 @@ import functools
 import os
 import socket
 import sys
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from taps_core.model.endpoints import LocalEndpoint, RemoteEndpoint
 from taps_core.model.errors import EstablishmentError, Reason
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
 __all__ = [
+    "FAR_AWAY",
     "SocketAddress",
     "address_family",
     "ask_generic_netlink",
@@ -34,6 +35,11 @@ __all__ = [
     "source_address",
 ]
 
+M = TypeVar("M")
+
+#: Addresses that nobody has (RFC 5737, RFC 3849): this machine's own, as it would go there,
+#: tells networks apart.
+FAR_AWAY: Final = ("192.0.2.1", "2001:db8::1")
 #: What ``connect`` and ``bind`` of an IP socket take.
 SocketAddress: TypeAlias = "tuple[str, int] | tuple[str, int, int, int]"
 
@@ -156,7 +162,7 @@ def _address_of(interface: str, family: socket.AddressFamily) -> str:
     from taps_core.runtime.survey import of_this_machine
 
     index = interface_index(interface)
-    remote = "2001:db8::" if family == socket.AF_INET6 else "192.0.2.0"  # any that is far away
+    remote = FAR_AWAY[family == socket.AF_INET6]
     for each in of_this_machine().interfaces():
         found = each.sources(remote) if each.index == index else None
         if found:
@@ -263,23 +269,25 @@ def ask_socket(sock: socket.socket, level: int, option: int, given: bytes) -> by
     return buffer.raw
 
 
-def ask_generic_netlink(family: str, command: int, within: int) -> list[dict[int, bytes]]:
+def ask_generic_netlink(family: str, message: type[M], command: int) -> list[M]:
     """What a part of the Linux kernel lists for a command: a dump of generic netlink.
+
+    Nobody is waited for, so it may be called on a loop.
 
     Args:
         family: Its name: ``"mptcp_pm"``, …
+        message: pyroute2's class of its messages, a ``genlmsg``.
         command: Its number for the command.
-        within: The attribute that holds an object's own ones.
 
     Returns:
-        Of each object its attributes, by type.
+        The messages of the answer, decoded.
 
     Raises:
         OSError: The kernel has no such family, or does not tell us.
     """
-    from taps_core.runtime.netlink import ask_generic  # takes milliseconds, and few want it
+    from taps_core.runtime.netlink import ask_generic  # takes a while, and few want it
 
-    return ask_generic(family, command, within)
+    return ask_generic(family, message, command)
 
 
 @functools.cache

@@ -127,6 +127,8 @@ class Listener:
                 isolated=self._blueprint.effective["isolateSession"]
             )
             self._filter = tuple(await resolve_all(resolver, self._blueprint.remote))
+            if self._doors.heed_paths:
+                await self._runtime.load_paths()
             await self._doors.open()
         except Exception as error:  # noqa: BLE001  # a plugin's bug must reach whoever waits
             self._fail(as_establishment_error(error, self.report))

@@ -30,7 +30,7 @@ from taps_core.planning.derivation import (
 from taps_core.planning.destinations import SourceLookup, ordered
 from taps_core.planning.service_records import PORTS, Chance, srv_labels
 from taps_core.runtime.flights import Flights
-from taps_core.runtime.ip_sockets import source_address
+from taps_core.runtime.ip_sockets import FAR_AWAY, source_address
 from taps_core.runtime.look_up import LookUp
 from taps_core.runtime.name_files import (
     Configuration,
@@ -71,9 +71,6 @@ _HTTP: Final = frozenset({"h2", "h3", "http/1.1"})
 _HTTPS_PORT: Final = 443
 
 _ADDRESS_TYPES: Final = frozenset({"A", "AAAA", ANY_ADDRESS})
-#: Addresses that nobody has (RFC 5737, RFC 3849): this machine's own, as it would go there,
-#: tells networks apart.
-_ELSEWHERE_ADDRESSES: Final = ("192.0.2.1", "2001:db8::1")
 
 #: What resolves names on systems that know no nsswitch.conf: mDNS is behind getaddrinfo.
 _ELSEWHERE: Final = ("mdns_minimal", "files", "dns")
@@ -281,7 +278,7 @@ class Names:
                 path = self._exit.name
         if self._network is not None:
             return (path, configuration, self._network())
-        return (path, configuration, *map(self._sources, _ELSEWHERE_ADDRESSES))
+        return (path, configuration, *map(self._sources, FAR_AWAY))
 
     # -- what to ask
 

@@ -1,21 +1,52 @@
 """What the Linux kernel tells of interfaces, addresses and routes: rtnetlink(7).
 
 The kernel answers while it is asked, without waiting for anybody: these are plain calls of a
-few tens of microseconds, and need no thread. Only what is needed of the protocol is here.
-Rejected: pyroute2, whose import takes longer than all others together, and 13 MB.
+few milliseconds, and need no thread. pyroute2 knows the messages. Its sockets are left alone:
+those that wait want an event loop of their own and none that runs, the others asyncio's, which
+uvloop is not. Importing it takes a while: see :meth:`taps_core.runtime.paths.Paths.load`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import ipaddress
 import os
 import socket
 import struct
-import sys
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+
+from pyroute2.netlink import (
+    CTRL_CMD_GETFAMILY,
+    GENL_ID_CTRL,
+    NETLINK_GENERIC,
+    NLM_F_DUMP,
+    NLM_F_REQUEST,
+    NLMSG_DONE,
+    NLMSG_MIN_TYPE,
+    ctrlmsg,
+)
+from pyroute2.netlink.exceptions import NetlinkError
+from pyroute2.netlink.marshal import Marshal
+from pyroute2.netlink.rtnl import (
+    RTM_GETADDR,
+    RTM_GETLINK,
+    RTM_GETROUTE,
+    RTMGRP_IPV4_IFADDR,
+    RTMGRP_IPV6_IFADDR,
+    RTMGRP_LINK,
+    rt_type,
+)
+from pyroute2.netlink.rtnl.ifaddrmsg import (
+    IFA_F_DADFAILED,
+    IFA_F_DEPRECATED,
+    IFA_F_TEMPORARY,
+    IFA_F_TENTATIVE,
+    ifaddrmsg,
+)
+from pyroute2.netlink.rtnl.ifinfmsg import IFF_LOWER_UP, IFF_UP, ifinfmsg
+from pyroute2.netlink.rtnl.marshal import MarshalRtnl
+from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from taps_core.model.paths import Interface, InterfaceAddress, InterfaceType
 
@@ -24,48 +55,18 @@ if TYPE_CHECKING:
 
 __all__ = ["NetlinkSurvey", "ask_generic"]
 
-#: nlmsghdr: length of all, type, flags, sequence, port.
-_HEADER: Final = struct.Struct("=IHHII")
-#: rtattr: length of all, type.
-_ATTRIBUTE: Final = struct.Struct("=HH")
-#: ifinfomsg: family, type, index, flags, change.
-_LINK: Final = struct.Struct("=BxHiII")
-#: ifaddrmsg: family, prefix length, flags, scope, index.
-_ADDRESS: Final = struct.Struct("=BBBBI")
-#: rtmsg: family, lengths of destination and source, TOS, table, protocol, scope, type, flags.
-_ROUTE: Final = struct.Struct("=BBBBBBBBI")
-_NUMBER: Final = struct.Struct("=I")
-#: genlmsghdr: command, and a version that nobody looks at.
-_COMMAND: Final = struct.Struct("=Bxxx")
-_STATUS: Final = struct.Struct("=i")
+M = TypeVar("M")
 
-_ERROR, _DONE = 2, 3
-_NEW_LINK, _GET_LINK, _NEW_ADDRESS, _GET_ADDRESS, _NEW_ROUTE, _GET_ROUTE = 16, 18, 20, 22, 24, 26
-_REQUEST, _DUMP = 0x1, 0x300
-#: NETLINK_GENERIC; the family whose number is known, which tells those of others; its command
-#: for it, and attributes.
-_GENERIC, _CONTROLLER, _GET_FAMILY = 16, 16, 3
-_FAMILY_ID, _FAMILY_NAME = 1, 2
-#: Attributes of a link, and of what is nested in IFLA_LINKINFO.
-_NAME, _MTU, _INFO, _EXTENT = 3, 4, 18, 29
-_KIND: Final = 1
 #: RTEXT_FILTER_SKIP_STATS: counters are most of an answer.
 _WITHOUT_STATISTICS: Final = 8
-#: Attributes of an address.
-_OF_LINK, _LOCAL, _FLAGS = 1, 2, 8
-#: Attributes of a route.
-_TO, _FROM, _BY = 1, 2, 4
-#: IFF_UP, and IFF_LOWER_UP: IFF_RUNNING may come a second later.
-_UP, _CARRIER = 0x1, 0x10000
-#: IFA_F_TEMPORARY, which is another thing for IPv4; IFA_F_DADFAILED and IFA_F_TENTATIVE;
-#: IFA_F_DEPRECATED.
-_TEMPORARY, _UNUSABLE, _DEPRECATED = 0x01, 0x48, 0x20
+#: IFF_RUNNING may come a second later.
+_UP: Final = IFF_UP | IFF_LOWER_UP
+_UNUSABLE: Final = IFA_F_DADFAILED | IFA_F_TENTATIVE
 #: RTM_F_FIB_MATCH: the entry of the table, and no guess where there is none (for an interface
 #: without a route IPv4 assumes that everybody is on the link).
 _MATCH: Final = 0x2000
-_UNICAST, _MULTICAST = 1, 5
-#: RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR.
-_GROUPS: Final = 0x1 | 0x10 | 0x100
+_USABLE: Final = (rt_type["unicast"], rt_type["multicast"])
+_GROUPS: Final = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR
 #: Bytes of an answer's part; the kernel makes none longer.
 _READ: Final = 65536
 
@@ -120,17 +121,15 @@ class NetlinkSurvey:
         Raises:
             OSError: The kernel does not tell.
         """
-        with _opened() as sock:
-            links = {
-                index: link
-                for body in _dump(sock, _GET_LINK, _LINK_REQUEST, _NEW_LINK)
-                for index, link in [_link(body)]
-            }
+        with _opened(socket.NETLINK_ROUTE) as sock:
+            asked = ifinfmsg()
+            asked["attrs"] = [("IFLA_EXT_MASK", _WITHOUT_STATISTICS)]
+            links = {each["index"]: _link(each) for each in _ask(sock, asked, RTM_GETLINK)}
             addresses: dict[int, list[InterfaceAddress]] = {}
-            for body in _dump(sock, _GET_ADDRESS, _ADDRESS.pack(0, 0, 0, 0, 0), _NEW_ADDRESS):
-                index, address = _address(body)
+            for each in _ask(sock, ifaddrmsg(), RTM_GETADDR):
+                address = _address(each)
                 if address is not None:
-                    addresses.setdefault(index, []).append(address)
+                    addresses.setdefault(each["index"], []).append(address)
         return tuple(
             Interface(
                 name=link.name,
@@ -161,20 +160,21 @@ class NetlinkSurvey:
         return self._route(address, 0, None)
 
     def _route(self, address: str, index: int, source: str | None) -> int | None:
-        packed = ipaddress.ip_address(address).packed
-        family = socket.AF_INET6 if len(packed) == 16 else socket.AF_INET
-        asked = _ROUTE.pack(family, len(packed) * 8, 0, 0, 0, 0, 0, 0, _MATCH)
-        asked += _attribute(_TO, packed)
+        asked = rtmsg()
+        asked["family"] = socket.AF_INET6 if ":" in address else socket.AF_INET
+        asked["dst_len"] = 128 if ":" in address else 32
+        asked["flags"] = _MATCH
+        asked["attrs"] = [("RTA_DST", address)]
         if index:
-            asked += _attribute(_BY, _NUMBER.pack(index))
+            asked["attrs"].append(("RTA_OIF", index))
         if source is not None:
-            asked += _attribute(_FROM, ipaddress.ip_address(source).packed)
+            asked["attrs"].append(("RTA_SRC", source))
         try:
-            with _opened() as sock:
-                for body in _ask(sock, _GET_ROUTE, _REQUEST, asked, _NEW_ROUTE):
-                    if _ROUTE.unpack_from(body)[7] in (_UNICAST, _MULTICAST):
-                        found = dict(_attributes(body, _ROUTE.size)).get(_BY)
-                        return None if found is None else int(_NUMBER.unpack(found)[0])
+            with _opened(socket.NETLINK_ROUTE) as sock:
+                for each in _ask(sock, asked, RTM_GETROUTE, flags=0):
+                    if each["type"] in _USABLE:
+                        found: int | None = each.get_attr("RTA_OIF")
+                        return found
         except OSError:  # «no route to host», «network is unreachable»
             pass
         return None
@@ -185,9 +185,8 @@ class NetlinkSurvey:
         Raises:
             OSError: There is no such thing here.
         """
-        sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+        sock = _opened(socket.NETLINK_ROUTE)
         try:
-            sock.setblocking(False)
             sock.bind((0, _GROUPS))
         except BaseException:
             sock.close()
@@ -195,109 +194,93 @@ class NetlinkSurvey:
         return sock
 
 
-@contextlib.contextmanager
-def _opened() -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as sock:
-        # Nobody is waited for; if it should ever be otherwise, not the loop either.
-        sock.setblocking(False)
-        yield sock
+def ask_generic(family: str, message: type[M], command: int) -> list[M]:
+    """As :func:`taps_core.plugin.ask_generic_netlink`."""
+    with _opened(NETLINK_GENERIC) as sock:
+        marshal = Marshal()
+        marshal.msg_map[GENL_ID_CTRL] = ctrlmsg
+        number = ctrlmsg()
+        number["cmd"] = CTRL_CMD_GETFAMILY
+        number["attrs"] = [("CTRL_ATTR_FAMILY_NAME", family)]
+        (found,) = _ask(sock, number, GENL_ID_CTRL, flags=0, marshal=marshal)
+        kind = found.get_attr("CTRL_ATTR_FAMILY_ID")
+        marshal.msg_map[kind] = message
+        asked: Any = message()
+        asked["cmd"] = command
+        return list(_ask(sock, asked, kind, marshal=marshal))
 
 
-def _dump(sock: socket.socket, kind: int, body: bytes, wanted: int) -> Iterator[bytes]:
-    return _ask(sock, kind, _REQUEST | _DUMP, body, wanted)
+def _opened(protocol: int) -> socket.socket:
+    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
+    # Nobody is waited for; if it should ever be otherwise, not the loop either.
+    sock.setblocking(False)
+    return sock
 
 
-def _ask(sock: socket.socket, kind: int, flags: int, body: bytes, wanted: int) -> Iterator[bytes]:
-    """Bodies of the answer's messages of the type ``wanted``."""
-    sock.send(_HEADER.pack(_HEADER.size + len(body), kind, flags, 1, 0) + body)
+def _ask(
+    sock: socket.socket,
+    message: Any,
+    kind: int,
+    *,
+    flags: int = NLM_F_DUMP,
+    marshal: Marshal | None = None,
+) -> Iterator[Any]:
+    """The messages of the answer."""
+    message["header"].update(type=kind, flags=NLM_F_REQUEST | flags, sequence_number=1)
+    message.encode()
+    sock.send(message.data)
+    parse = (marshal or MarshalRtnl()).parse
     while True:
-        answer = sock.recv(_READ)
-        at = 0
-        while at + _HEADER.size <= len(answer):
-            length, kind, _, _, _ = _HEADER.unpack_from(answer, at)
-            if kind == _DONE:
+        try:
+            answer = list(parse(sock.recv(_READ)))
+        except struct.error as error:  # where something only looks like Linux
+            raise OSError(errno.EBADMSG, f"netlink: {error}") from error
+        for each in answer:
+            wrong = each["header"]["error"]
+            if isinstance(wrong, NetlinkError):
+                raise OSError(wrong.code, os.strerror(wrong.code))
+            if wrong is not None:
+                raise OSError(errno.EBADMSG, f"netlink: {wrong}")
+            if each["header"]["type"] == NLMSG_DONE:
                 return
-            if kind == _ERROR:
-                status = -_STATUS.unpack_from(answer, at + _HEADER.size)[0]
-                raise OSError(status, os.strerror(status))
-            if kind == wanted:
-                yield answer[at + _HEADER.size : at + length]
-            at += max(_aligned(length), _HEADER.size)
-        if not flags & _DUMP:
+            if each["header"]["type"] >= NLMSG_MIN_TYPE:
+                yield each
+        if not flags:
             return
 
 
-def ask_generic(family: str, command: int, within: int) -> list[dict[int, bytes]]:
-    """As :func:`taps_core.plugin.ask_generic_netlink`."""
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _GENERIC) as sock:
-        sock.setblocking(False)  # as in _opened
-        body = _COMMAND.pack(_GET_FAMILY) + _attribute(_FAMILY_NAME, family.encode() + b"\0")
-        (answer,) = _ask(sock, _CONTROLLER, _REQUEST, body, _CONTROLLER)
-        found = dict(_attributes(answer, _COMMAND.size))
-        number = int.from_bytes(found[_FAMILY_ID], sys.byteorder)
-        return [
-            dict(_attributes(value, 0))
-            for each in _dump(sock, number, _COMMAND.pack(command), number)
-            for kind, value in _attributes(each, _COMMAND.size)
-            if kind == within
-        ]
-
-
-def _aligned(length: int) -> int:
-    return (length + 3) & ~3
-
-
-def _attribute(kind: int, value: bytes) -> bytes:
-    length = _ATTRIBUTE.size + len(value)
-    return _ATTRIBUTE.pack(length, kind) + value + bytes(_aligned(length) - length)
-
-
-def _attributes(body: bytes, at: int) -> Iterator[tuple[int, bytes]]:
-    while at + _ATTRIBUTE.size <= len(body):
-        length, kind = _ATTRIBUTE.unpack_from(body, at)
-        yield kind & 0x3FFF, body[at + _ATTRIBUTE.size : at + length]
-        at += max(_aligned(length), _ATTRIBUTE.size)
-
-
-#: All links, without their counters.
-_LINK_REQUEST: Final = _LINK.pack(0, 0, 0, 0, 0) + _attribute(
-    _EXTENT, _NUMBER.pack(_WITHOUT_STATISTICS)
-)
-
-
-def _link(body: bytes) -> tuple[int, _Link]:
-    _, hardware, index, flags, _ = _LINK.unpack_from(body)
-    found = dict(_attributes(body, _LINK.size))
-    name = _text(found.get(_NAME, b""))
-    kind = _text(dict(_attributes(found.get(_INFO, b""), 0)).get(_KIND, b""))
-    mtu = found.get(_MTU)
-    return index, _Link(
+def _link(found: Any) -> _Link:
+    name = _text(found.get_attr("IFLA_IFNAME"))
+    kind = _text(found.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND"))
+    return _Link(
         name,
-        _type_of(name, index, hardware, kind),
-        flags & (_UP | _CARRIER) == _UP | _CARRIER,
-        None if mtu is None else int(_NUMBER.unpack(mtu)[0]),
+        _type_of(name, found["index"], found["ifi_type"], kind),
+        found["flags"] & _UP == _UP,
+        found.get_attr("IFLA_MTU"),
     )
 
 
-def _address(body: bytes) -> tuple[int, InterfaceAddress | None]:
-    family, prefix, flags, _, index = _ADDRESS.unpack_from(body)
-    found = dict(_attributes(body, _ADDRESS.size))
+def _address(found: Any) -> InterfaceAddress | None:
+    family = found["family"]
+    if family not in (socket.AF_INET, socket.AF_INET6):
+        return None
     # Of a link between two, the other one is the peer's.
-    packed = found.get(_LOCAL) or found.get(_OF_LINK)
-    if _FLAGS in found:
-        flags = _NUMBER.unpack(found[_FLAGS])[0]
-    if packed is None or family not in (socket.AF_INET, socket.AF_INET6) or flags & _UNUSABLE:
-        return index, None
-    return index, InterfaceAddress(
-        address=str(ipaddress.ip_address(packed)),
-        prefix_length=prefix,
-        temporary=family == socket.AF_INET6 and bool(flags & _TEMPORARY),
-        deprecated=bool(flags & _DEPRECATED),
+    address = found.get_attr("IFA_LOCAL") or found.get_attr("IFA_ADDRESS")
+    flags = found.get_attr("IFA_FLAGS", found["flags"])  # one byte has no room for all
+    if address is None or flags & _UNUSABLE:
+        return None
+    return InterfaceAddress(
+        address=str(ipaddress.ip_address(address)),
+        prefix_length=found["prefixlen"],
+        # For IPv4 the flag is another one, IFA_F_SECONDARY.
+        temporary=family == socket.AF_INET6 and bool(flags & IFA_F_TEMPORARY),
+        deprecated=bool(flags & IFA_F_DEPRECATED),
     )
 
 
-def _text(value: bytes) -> str:
-    return value.rstrip(b"\0").decode(errors="replace")
+def _text(value: str | bytes | None) -> str:
+    """What pyroute2 leaves as it is where it is no UTF-8."""
+    return value.decode(errors="replace") if isinstance(value, bytes) else value or ""
 
 
 @lru_cache(maxsize=1024)

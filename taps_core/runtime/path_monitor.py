@@ -35,8 +35,10 @@ logger = logging.getLogger("taps_core")
 
 #: Seconds for what belongs together to come together: an interface, then its addresses.
 _SETTLING: Final = 0.01
-#: Seconds between two looks where changes never end.
+#: Seconds between two looks where changes never end, and how many times as long as the last
+#: one took: a host of containers has hundreds of interfaces.
 _BETWEEN: Final = 0.25
+_PAUSE: Final = 20
 #: Notices read in one turn of the loop.
 _READS: Final = 64
 _READ_SIZE: Final = 65536
@@ -62,10 +64,11 @@ class PathMonitor:
         self._paths = paths
         self._connections: set[Connection[Any]] = set()
         self._others: set[Callable[[], None]] = set()
+        self._loading: asyncio.Future[None] | None = None
         self._socket: socket.socket | None = None
         self._before: dict[str, _Place] = {}
         self._look_at: asyncio.TimerHandle | None = None
-        self._looked = 0.0
+        self._look_again = 0.0
 
     # -- who wants to know
 
@@ -95,6 +98,9 @@ class PathMonitor:
         """Watch no more."""
         self._connections.clear()
         self._others.clear()
+        loading, self._loading = self._loading, None
+        if loading is not None:
+            loading.cancel()
         if self._look_at is not None:
             self._look_at.cancel()
             self._look_at = None
@@ -105,8 +111,22 @@ class PathMonitor:
         self._before = {}
 
     def _watch(self) -> None:
-        if self._socket is not None:
+        if self._socket is not None or self._loading is not None:
             return
+        if self._paths.is_loaded:
+            self._open()
+        else:
+            self._loading = self._loop.run_in_executor(None, self._paths.load)
+            self._loading.add_done_callback(self._loaded)
+
+    def _loaded(self, loading: asyncio.Future[None]) -> None:
+        if loading.cancelled():
+            return
+        self._loading = None
+        loading.result()  # an error is a bug, and the loop's exception handler hears of it
+        self._open()
+
+    def _open(self) -> None:
         try:
             sock = self._paths.survey.notices()
         except OSError as error:
@@ -132,17 +152,20 @@ class PathMonitor:
             for _ in range(_READS):
                 sock.recv(_READ_SIZE)
         if self._look_at is None:
-            when = max(self._loop.time() + _SETTLING, self._looked + _BETWEEN)
+            when = max(self._loop.time() + _SETTLING, self._look_again)
             self._look_at = self._loop.call_at(when, self._look)
 
     def _look(self) -> None:
         self._look_at = None
-        self._looked = self._loop.time()
+        began = self._loop.time()
+        self._look_again = began + _BETWEEN
         try:
             after = _places(self._paths.interfaces())
         except OSError as error:
             logger.warning("interfaces cannot be looked at: %s", error)
             return
+        now = self._loop.time()
+        self._look_again = max(self._look_again, now + _PAUSE * (now - began))
         before, self._before = self._before, after
         changes = {
             address: sentence

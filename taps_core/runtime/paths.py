@@ -20,9 +20,9 @@ from taps_core.model.properties import Preference
 from taps_core.planning.candidates import MAX_LEAVES, build_leaves
 from taps_core.planning.paths import choose_paths
 from taps_core.planning.policy import Stance
-from taps_core.runtime.ip_sockets import source_address
+from taps_core.runtime.ip_sockets import FAR_AWAY, source_address
 from taps_core.runtime.resolver import Exit
-from taps_core.runtime.survey import of_this_machine
+from taps_core.runtime.survey import is_known, of_this_machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
@@ -76,8 +76,19 @@ class Paths:
         )
         self._policy = policy
         self._survey = survey
+        #: Whether ``survey`` tells of something else than this machine.
+        self._stands_in = survey is not None
         self._network: Hashable = None
         self._network_until = 0.0
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether what asks the machine is imported."""
+        return self._survey is not None or is_known()
+
+    def load(self) -> None:
+        """Import it: a few hundred milliseconds, so better in a thread than on a loop."""
+        _ = self.survey
 
     @property
     def survey(self) -> Survey:
@@ -112,15 +123,18 @@ class Paths:
 
     @property
     def network(self) -> Hashable:
-        """Equal as long as this machine is on the same networks: for caches to be kept by.
+        """Equal as long as this machine is on the same network: for caches to be kept by.
 
-        Made of the addresses' prefixes of all interfaces that are up, so that it is the
-        same again after a while elsewhere. Up to a second old.
+        Made of the prefixes of the addresses from which it would go out, so that it is the
+        same again after a while elsewhere; of those of all interfaces that are up, if somebody
+        stands in for the machine. Up to a second old.
         """
         now = time.monotonic()
         if now >= self._network_until:
             with contextlib.suppress(OSError):  # for once nobody tells: as it was
-                self._network = _network_of(self.interfaces())
+                self._network = (
+                    _network_of(self.interfaces()) if self._stands_in else _network_outwards()
+                )
             self._network_until = now + _NETWORK_AGE
         return self._network
 
@@ -515,9 +529,25 @@ def _may_lead(interface: Interface, target: str, own: set[str]) -> bool:
     return here is (interface.type is InterfaceType.LOOPBACK)
 
 
+def _network_outwards() -> Hashable:
+    """Asked of sockets that send nothing: for every name, so it must cost next to nothing.
+
+    The real prefixes are netlink's to tell, whose import takes longer than a Connection. These
+    ones are the same as long as a network gives addresses that are near each other.
+    """
+    found = set()
+    for address in FAR_AWAY:
+        with contextlib.suppress(OSError):  # no way there
+            source = source_address(RemoteEndpoint(ip_address=address), None, {})
+            if source is not None:
+                length = 64 if ":" in source else 24
+                found.add(str(ipaddress.ip_network(f"{source}/{length}", strict=False)))
+    return frozenset(found)
+
+
 def _network_of(interfaces: Iterable[Interface]) -> Hashable:
     return frozenset(
-        (interface.name, str(ipaddress.ip_network(f"{each.address}/{each.prefix_length}", False)))
+        str(ipaddress.ip_network(f"{each.address}/{each.prefix_length}", strict=False))
         for interface in interfaces
         if interface.up
         for each in interface.addresses or ()

@@ -1,12 +1,14 @@
 """Who tells of this machine's interfaces, addresses and routes.
 
-On Linux the kernel, by netlink. Elsewhere, and where a sandbox forbids netlink, the socket
-module: names and indices, a type guessed by the name, neither addresses nor routes, and no
-notices. What is not known excludes no path: then the system says at the attempt that it cannot.
+On Linux the kernel, by netlink. Elsewhere, and where a sandbox forbids netlink or pyroute2 is
+not installed, the socket module: names and indices, a type guessed by the name, neither
+addresses nor routes, and no notices. What is not known excludes no path: then the system says
+at the attempt that it cannot.
 """
 
 from __future__ import annotations
 
+import logging
 import socket
 from functools import cache
 from typing import TYPE_CHECKING, Final, Protocol
@@ -16,7 +18,9 @@ from taps_core.model.paths import Interface, InterfaceType
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["PortableSurvey", "Survey", "of_this_machine"]
+__all__ = ["PortableSurvey", "Survey", "is_known", "of_this_machine"]
+
+logger = logging.getLogger("taps_core")
 
 
 class Survey(Protocol):
@@ -92,17 +96,24 @@ class PortableSurvey:
 
 @cache
 def of_this_machine() -> Survey:
-    """The best that there is here."""
+    """The best that there is here. The first time takes a while: better in a thread."""
     if hasattr(socket, "AF_NETLINK"):
-        from taps_core.runtime.netlink import NetlinkSurvey
-
-        survey = NetlinkSurvey()
         try:
+            from taps_core.runtime.netlink import NetlinkSurvey
+
+            survey = NetlinkSurvey()
             survey.interfaces()
             return survey
-        except OSError:  # a sandbox without netlink
-            pass
+        except ImportError as error:  # whoever installed the core without what it needs
+            logger.info("netlink is not asked: %s", error)
+        except OSError as error:  # a sandbox without netlink
+            logger.info("netlink does not tell: %s", error)
     return PortableSurvey()
+
+
+def is_known() -> bool:
+    """Whether :func:`of_this_machine` need not look any more."""
+    return of_this_machine.cache_info().currsize > 0
 
 
 def _guessed(name: str) -> InterfaceType:

@@ -468,6 +468,11 @@ class LoopRuntime:
         assert loop is not None
         return loop
 
+    async def load_paths(self) -> None:
+        """Import what asks this machine of its paths, off the loop."""
+        if not self.system.paths.is_loaded:
+            await self.loop.run_in_executor(None, self.system.paths.load)
+
     def watch_paths(self) -> PathMonitor:
         """What tells of changes of paths, made on first use."""
         if self.monitor is None:

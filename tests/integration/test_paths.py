@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import json
 import os
 import socket
 import struct
+import subprocess
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +20,12 @@ import dns.rrset
 import pytest
 
 import taps_core as taps
+from taps_core.runtime.netlink import NetlinkSurvey
 from taps_core.testing import local_identity
 from tests.lab.network import ON_BOTH
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Hashable, Iterator
 
     from taps_core.testing.fixtures import Run
     from tests.lab.network import Host, Network
@@ -903,7 +906,8 @@ def test_nothing_is_watched_that_nobody_asked_about_and_all_of_it_ends(
                 assert runtime.monitor is None
                 events = connection.events()
                 assert runtime.monitor is not None
-                assert runtime.monitor.watching
+                while not runtime.monitor.watching:  # what asks the kernel is imported in a thread
+                    await asyncio.sleep(0.01)
             connection.abort()
             while runtime.monitor.watching:  # the socket closes in a later turn
                 await asyncio.sleep(0)
@@ -926,6 +930,118 @@ def test_an_event_log_has_path_changes_too(run: Run, two_paths: Network) -> None
             connection.abort()
 
     run(main)
+
+
+# -- what there is
+
+
+def ip_says(host: Host) -> dict[str, tuple[Any, ...]]:
+    """Name → index, MTU, whether it is up, addresses: as iproute2 has it."""
+    return {
+        link["ifname"]: (
+            link["ifindex"],
+            link["mtu"],
+            {"UP", "LOWER_UP"} <= set(link["flags"]),
+            {
+                (each["local"], each["prefixlen"], "temporary" in each, "deprecated" in each)
+                for each in link["addr_info"]
+                if not {"tentative", "dadfailed"} & set(each)
+            },
+        )
+        for link in json.loads(host.run("ip", "-json", "address", "show"))
+    }
+
+
+def test_interfaces_and_addresses_are_those_that_iproute2_tells_of(two_paths: Network) -> None:
+    host = two_paths.client
+    host.sysctl("net/ipv6/conf/path2/use_tempaddr", 2)
+    host.ip(
+        "link add pair1 type veth peer name pair2",
+        "link add bridge1 type bridge",
+        "link set pair1 up mtu 1400",
+        "link set bridge1 up",
+        "address add 203.0.113.1 peer 203.0.113.2 dev pair1",
+        "address add 203.0.113.9/28 dev pair1",
+        "address add 203.0.113.10/28 dev pair1",  # a secondary one
+        "address add 2001:db8:77::1/64 dev pair1 nodad preferred_lft 0",
+        "address add 2001:db8:78::1/64 dev pair1 nodad",
+        "address add 2001:db8:79::1 peer 2001:db8:79::2 dev pair1 nodad",
+        "address add 2001:db8:80::1/64 dev path2 mngtmpaddr",
+        *(f"link add many{number} type veth peer name others{number}" for number in range(40)),
+    )
+    with host.use():
+        survey = NetlinkSurvey()
+        said: dict[str, tuple[Any, ...]] = {}
+        until = time.monotonic() + 10
+        # The kernel gives itself addresses for a while.
+        while said != ip_says(host) and time.monotonic() < until:
+            said = {
+                each.name: (
+                    each.index,
+                    each.mtu,
+                    each.up,
+                    {
+                        (of.address, of.prefix_length, of.temporary, of.deprecated)
+                        for of in each.addresses or ()
+                    },
+                )
+                for each in survey.interfaces()
+            }
+        assert said == ip_says(host)
+    flags = {each[2:] for _, _, _, addresses in said.values() for each in addresses}
+    assert flags == {(False, False), (True, False), (False, True)}
+
+
+def test_a_network_is_known_by_the_addresses_from_which_the_machine_goes_out(
+    two_paths: Network,
+) -> None:
+    host = two_paths.client
+    paths = taps.System().paths
+
+    def network() -> Hashable:
+        paths.changed()
+        with host.use():
+            return paths.network
+
+    def of(path: int) -> Hashable:
+        return frozenset({str(ipaddress.ip_network(f"{host.address(4, path)}/24", strict=False))})
+
+    assert network() == frozenset()
+    host.ip("route add default dev path1")
+    assert network() == of(0)
+    host.ip("route replace default dev path2")
+    assert network() == of(1)
+    # Another lease, or another privacy address, is no other network.
+    near = str(ipaddress.ip_address(host.address(4, 0)) + 100)
+    host.ip(f"address add {near}/24 dev path1", f"route replace default dev path1 src {near}")
+    assert network() == of(0)
+
+
+def test_routes_are_those_that_iproute2_tells_of(two_paths: Network) -> None:
+    host = two_paths.client
+    host.ip(
+        "route add 198.51.100.0/24 dev path2",
+        "route add 2001:db8:9::/48 dev path2",
+        "route add unreachable 198.51.100.128/25",
+    )
+    with host.use():
+        survey = NetlinkSurvey()
+        names = {each.index: each.name for each in survey.interfaces()}
+        for address in (
+            *("198.51.100.1", "198.51.100.129", "203.0.113.200", "224.0.0.251", "127.0.0.2"),
+            *("2001:db8:9::1", "2001:db8:ffff::1", "ff02::fb", "::1"),
+        ):
+            answer = subprocess.run(
+                ["ip", "-json", "route", "get", "fibmatch", address],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            routes = json.loads(answer.stdout or "[]") if answer.returncode == 0 else []
+            usual = survey.usual(address)
+            # What stays here is no way to anybody.
+            leads = [each for each in routes if each.get("type") not in ("local", "unreachable")]
+            assert names.get(usual or 0) == (leads[0]["dev"] if leads else None), address
 
 
 # -- explanations

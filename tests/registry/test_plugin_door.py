@@ -46,7 +46,7 @@ def test_importing_the_library_imports_neither_pluggy_nor_plugins() -> None:
     program = (
         "import sys, taps_core\n"
         "taps_core.System().registry\n"
-        "heavy = {'pluggy', 'importlib_metadata', 'rich', 'dns', 'taps_tcp'}\n"
+        "heavy = {'pluggy', 'importlib_metadata', 'rich', 'dns', 'pyroute2', 'taps_tcp'}\n"
         "sys.exit(', '.join(heavy & set(sys.modules)) or 0)\n"
     )
     (package,) = taps_core.__path__

@@ -7,8 +7,10 @@ import contextlib
 import errno
 import os
 import socket
+import struct
 import subprocess
 import sys
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -212,6 +214,147 @@ print([name for name in ours if "path" in name or "netlink" in name or "survey" 
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+#: Prints each import of pyroute2 on the loop's thread, and at the end whether there was one.
+WATCHED = """
+import asyncio, sys, threading
+from importlib import abc
+import taps_core as taps
+
+class Watch(abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith("pyroute2") and threading.current_thread() is threading.main_thread():
+            print("on the loop:", name)
+
+sys.meta_path.insert(0, Watch())
+PLAIN = taps.SecurityParameters.disabled()
+
+def there(listener, **more):
+    return taps.Preconnection(remote=listener.remote_endpoint, security=PLAIN, **more)
+
+def here(**more):
+    return taps.Preconnection(local="127.0.0.1:0", security=PLAIN, **more).listen()
+
+async def main():
+{main}
+
+if "uvloop" in sys.argv:
+    import uvloop
+    uvloop.run(main())
+else:
+    asyncio.run(main())
+print("pyroute2" in sys.modules)
+"""
+
+
+def watched(main: str, *arguments: str) -> list[str]:
+    program = WATCHED.replace("{main}", textwrap.indent(textwrap.dedent(main), "    "))
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert not done.stderr
+    return done.stdout.splitlines()
+
+
+def test_names_and_races_need_nobody_who_asks_the_kernel() -> None:
+    main = """
+        async with here() as listener:
+            port = listener.local_endpoints[0].port
+            remotes = [f"localhost:{port}", f"127.0.0.1:{port}"]
+            preconnection = taps.Preconnection(remote=remotes, security=PLAIN)
+            connection = await preconnection.initiate()
+            assert len(taps.System.current().cached) > 0
+            assert taps.System.current().paths.network is not None
+            connection.abort()
+    """
+    assert watched(main) == ["False"]
+
+
+@LINUX
+@pytest.mark.parametrize(
+    ("main", "loop"),
+    [
+        pytest.param(
+            """
+            asked = taps.TransportProperties().prefer(interface="lo")
+            async with here() as listener:
+                connection = await there(listener, transport=asked).initiate()
+                assert connection.report[0].what.endswith(" from lo"), connection.report
+                connection.abort()
+            """,
+            "asyncio",
+            id="initiate",
+        ),
+        pytest.param(
+            """
+            asked = taps.TransportProperties().require(interface="lo")
+            async with here(transport=asked) as listener:
+                assert listener.local_endpoints[0].interface == "lo"
+            """,
+            "uvloop",
+            id="listen",
+        ),
+        pytest.param(
+            """
+            async with here() as listener:
+                connection = await there(listener).initiate()
+                connection.on(taps.PathChange, print)
+                monitor = taps.System.current().runtime().monitor
+                while not monitor.watching:
+                    await asyncio.sleep(0.01)
+                connection.abort()
+            """,
+            "uvloop",
+            id="watch",
+        ),
+        pytest.param(
+            """
+            async with here() as listener:
+                connection = there(listener).initiate()
+                connection.on(taps.PathChange, print)
+                await connection
+                assert taps.System.current().runtime().monitor.watching
+                connection.abort()
+            """,
+            "asyncio",
+            id="watch from Ready on",
+        ),
+        pytest.param(
+            """
+            async with here() as listener:
+                connection = await there(listener).initiate()
+                connection.on(taps.PathChange, print)
+                while "pyroute2" not in sys.modules:  # it has begun
+                    await asyncio.sleep(0)
+                connection.abort()
+            """,
+            "asyncio",
+            id="watch and end before it is there",
+        ),
+    ],
+)
+def test_who_asks_the_kernel_is_imported_off_the_loop(main: str, loop: str) -> None:
+    assert watched(main, loop) == ["True"]
+
+
+def test_without_pyroute2_paths_are_chosen_by_name_and_nothing_is_watched() -> None:
+    main = """
+        sys.modules["pyroute2"] = None
+        asked = taps.TransportProperties().require(interface="lo")
+        async with here() as listener:
+            connection = there(listener, transport=asked).initiate()
+            connection.on(taps.PathChange, print)
+            await connection
+            assert connection.report[0].what.endswith(" from lo"), connection.report
+            assert not taps.System.current().runtime().monitor.watching
+            connection.abort()
+    """
+    assert watched(main) == ["True"]  # the name is there, with nothing behind it
+
+
 @LINUX
 def test_the_kernel_tells_of_loopback() -> None:
     (lo,) = (each for each in netlink.NetlinkSurvey().interfaces() if each.name == "lo")
@@ -221,10 +364,30 @@ def test_the_kernel_tells_of_loopback() -> None:
     assert lo.index == socket.if_nametoindex("lo")
 
 
+class Answering:
+    """A socket that gives one answer, whatever it is asked."""
+
+    def __init__(self, answer: bytes) -> None:
+        self.answer: bytes | None = answer
+
+    def send(self, data: bytes) -> None:
+        pass
+
+    def recv(self, size: int) -> bytes:
+        answer, self.answer = self.answer, None
+        if answer is None:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return answer
+
+
 @LINUX
-@given(st.binary(max_size=200))
-def test_attributes_are_read_to_their_end_whatever_they_are(body: bytes) -> None:
-    list(netlink._attributes(body, 0))
+@given(st.sampled_from([2, 3, 16, 20, 24]), st.binary(max_size=200))
+def test_an_answer_that_is_none_ends_in_an_error_or_is_passed_over(kind: int, body: bytes) -> None:
+    answer = struct.pack("=IHHII", 16 + len(body), kind, 0, 1, 0) + body
+    sock: Any = Answering(answer)
+    with contextlib.suppress(OSError):
+        for each in netlink._ask(sock, netlink.ifinfmsg(), 18):
+            assert each["header"]["type"] == kind
 
 
 def test_without_netlink_there_are_names_and_guesses(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,9 +82,7 @@ WHY_NOT: Final = {
 DISABLED: Final = "multipath is Disabled"
 NOT_SPOKEN: Final = "the peer, or something on the path, does not speak Multipath TCP"
 
-#: Of generic netlink: the command, MPTCP_PM_ATTR_ADDR, MPTCP_PM_ADDR_ATTR_FLAGS in it.
-_PATH_MANAGER: Final = "mptcp_pm"
-_GET_ADDRESSES, _OF_ADDRESS, _FLAGS = 3, 1, 6
+#: MPTCP_PM_ADDR_FLAG_…, of the path manager's addresses.
 _SIGNAL, _SUBFLOW, _BACKUP, _FULL_MESH = 1, 2, 4, 8
 
 
@@ -260,9 +258,13 @@ def policy() -> MultipathPolicy:
 
     Raises:
         OSError: The kernel does not tell.
+        ImportError: pyroute2 is not installed.
     """
-    for found in ask_generic_netlink(_PATH_MANAGER, _GET_ADDRESSES, _OF_ADDRESS):
-        flags = int.from_bytes(found.get(_FLAGS, b""), sys.byteorder)
+    # It takes a while, and few want to know.
+    from pyroute2.netlink.generic.mptcp import MPTCP_GENL_NAME, MPTCP_PM_CMD_GET_ADDR, mptcp_msg
+
+    for found in ask_generic_netlink(MPTCP_GENL_NAME, mptcp_msg, MPTCP_PM_CMD_GET_ADDR):
+        flags = found.get_nested("MPTCP_PM_ATTR_ADDR", "MPTCP_PM_ADDR_ATTR_FLAGS") or 0
         if flags & (_SIGNAL | _SUBFLOW | _FULL_MESH) and not flags & _BACKUP:
             return MultipathPolicy.AGGREGATE
     return MultipathPolicy.HANDOVER

@@ -166,7 +166,7 @@ class MultipathFlow(TCPFlow):
         if property == "multipathPolicy" and not self._lost:
             try:
                 return multipath.policy()
-            except OSError:
+            except (ImportError, OSError):
                 return None
         return super().read(property)
 
