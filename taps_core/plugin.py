@@ -122,6 +122,8 @@ from taps_core.runtime.ip_sockets import (
     source_address,
 )
 from taps_core.runtime.push import Push, Signal
+from taps_core.runtime.resolver import Resolving
+from taps_core.runtime.sources import PolicySource, ResolverSource
 from taps_core.runtime.stream_flow import StreamFlow
 from taps_core.runtime.stream_listener import StreamListener
 from taps_core.runtime.system_errors import (
@@ -178,6 +180,7 @@ __all__ = [
     "PartTuple",
     "PathChange",
     "PluginError",
+    "PolicySource",
     "Preference",
     "Property",
     "PropertyError",
@@ -188,6 +191,8 @@ __all__ = [
     "Receiver",
     "RecordCarrier",
     "RemoteEndpoint",
+    "ResolverSource",
+    "Resolving",
     "Scheduler",
     "SecurityLayer",
     "SecurityMode",

@@ -29,6 +29,10 @@ __all__ = ["main"]
 
 DONE, FAILED, MISUSE = 0, 1, 2
 
+#: Kinds of declarations: what stacks are made of, and what every System heeds.
+_PROTOCOLS: Final = ("transport", "security", "framer")
+_SOURCES: Final = ("policy", "resolver")
+
 PROGRAM: Final = "taps-plugins"
 
 _DESCRIPTION: Final = """\
@@ -58,8 +62,8 @@ reason and the remedy.
 """
 
 _SHOW: Final = """\
-Everything that a transport, security layer or framer advertises. NAME may
-also be that of a plugin or of its distribution.
+Everything that a transport, security layer, framer, policy or resolver
+advertises. NAME may also be that of a plugin or of its distribution.
 """
 
 _EXPLAIN: Final = """\
@@ -279,7 +283,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
 
     listing = command("list", _list, "what is installed, and whether it can run", _LIST)
-    listing.add_argument("--kind", choices=["transport", "security", "framer"], help="only these")
+    listing.add_argument("--kind", choices=[*_PROTOCOLS, *_SOURCES], help="only these")
     listing.add_argument(
         "--all", action="store_true", help="also plugins that are left out, and the hooks of each"
     )
@@ -303,9 +307,7 @@ def _parser() -> argparse.ArgumentParser:
         "check", _check, "whether one of them keeps its promises", _CHECK, _CHECK_EXAMPLES
     )
     checking.add_argument("name", metavar="NAME")
-    checking.add_argument(
-        "--kind", choices=["transport", "security", "framer"], help="if the name is not enough"
-    )
+    checking.add_argument("--kind", choices=_PROTOCOLS, help="if the name is not enough")
     checking.add_argument(
         "--only", metavar="TEST", nargs="+", action="extend", help="only these promises"
     )

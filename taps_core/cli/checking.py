@@ -20,6 +20,7 @@ from taps_core.model.layers import Transport
 from taps_core.model.properties import nearest
 from taps_core.runtime.discovery import normalised
 from taps_core.runtime.registry import PluginKind
+from taps_core.runtime.sources import PolicySource, ResolverSource
 from taps_core.testing.conformance import Conformance, Verdict, suite_for, verdicts
 from taps_core.testing.conformance.suite import LIMIT
 
@@ -231,6 +232,8 @@ def _suite(row: Row, arguments: argparse.Namespace) -> type[Conformance]:
     if row.reason:  # as the registry was told by availability()
         remedy = f"; {row.remedy}" if row.remedy else ""
         raise _Unchecked(f"{row.name} cannot run here: {row.reason}{remedy}", FAILED)
+    if isinstance(declaration, PolicySource | ResolverSource):
+        raise _Unchecked(f"{row.name} is a {row.kind}: there is no suite for these", MISUSE)
     suite = suite_for(declaration)
     suite.patience = arguments.patience
     if isinstance(declaration, Transport):

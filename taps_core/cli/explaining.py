@@ -12,10 +12,12 @@ from taps_core.cli.output import Cell, Tone
 from taps_core.model.layers import Offer
 from taps_core.model.security import SecurityMode
 from taps_core.planning.candidates import chooses_paths
+from taps_core.planning.policy import Policy
 from taps_core.planning.selection import By, Selector
 from taps_core.runtime.blueprint import with_protocols
 from taps_core.runtime.paths import Paths
-from taps_core.runtime.policy_files import policy_files, read_policy
+from taps_core.runtime.policy_files import policy_files
+from taps_core.runtime.system import System
 
 if TYPE_CHECKING:
     import argparse
@@ -50,7 +52,7 @@ def explain(registry: Registry, output: Output, arguments: argparse.Namespace) -
     """
     asked = demands(registry, arguments)
     security = asked.security
-    policy = read_policy(policy_files())
+    policy = System(registry, policy_files=policy_files()).whole_policy() or Policy()
     selection = Selector(registry).select(
         asked.properties,
         role=arguments.role,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from taps_core.cli.output import WIDTH, Cell, Tone, printable
 from taps_core.model.capabilities import Capabilities, LayerCapabilities, Support
-from taps_core.model.layers import FramerDefinition
+from taps_core.model.layers import SecurityLayer, Transport
 from taps_core.model.properties import PROPERTIES
 from taps_core.runtime.registry import PluginKind, Row, Status
 
@@ -151,7 +151,7 @@ def _print_matrix(registry: Registry, output: Output, rows: Sequence[Row]) -> No
     columns = [
         (row.name, registry.capabilities(row.declaration))
         for row in rows
-        if row.declaration is not None and not isinstance(row.declaration, FramerDefinition)
+        if isinstance(row.declaration, Transport | SecurityLayer)
     ]
     if not columns:
         return
@@ -219,7 +219,7 @@ def row_as_json(registry: Registry, row: Row) -> dict[str, Any]:
     """The row with the table in force, as values that ``json`` can write."""
     told = row.as_json()
     declaration = row.declaration
-    if declaration is not None and not isinstance(declaration, FramerDefinition):
+    if isinstance(declaration, Transport | SecurityLayer):
         told["capabilities"] = table_as_json(registry.capabilities(declaration))
     return told
 

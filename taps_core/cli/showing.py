@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Final
 from taps_core.cli.listing import TONES, row_as_json
 from taps_core.cli.output import WIDTH, Cell, Plain, Tone
 from taps_core.model.capabilities import Capabilities, LayerCapabilities, Support
-from taps_core.model.layers import FramerDefinition, Transport
+from taps_core.model.layers import FramerDefinition, SecurityLayer, Transport
 from taps_core.model.properties import EXTENSIONS, PROPERTIES, Kind, Property
 from taps_core.planning.stacks import effect_of, note_of
 from taps_core.runtime.discovery import normalised
+from taps_core.runtime.sources import PolicySource, ResolverSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -74,8 +75,9 @@ def _show_row(registry: Registry, output: Output, row: Row) -> None:
     if declaration is None:
         output.table(("", ""), facts, indent=2)
         return
-    if isinstance(declaration, FramerDefinition):
-        facts += _framer_facts(declaration)
+    if not isinstance(declaration, Transport | SecurityLayer):
+        if isinstance(declaration, FramerDefinition):
+            facts += _framer_facts(declaration)
         output.table(("", ""), facts, indent=2)
         return
     if isinstance(declaration, Transport):
@@ -114,7 +116,8 @@ def _plain_facts(row: Row) -> Iterator[tuple[str, str]]:
     yield "hooks", ", ".join(row.hooks)
     if row.declaration is not None:
         yield "interface", f"version {row.declaration.api_version} of taps_core.plugin"
-        yield "written as", f"{row.declaration.label}, in the names of stacks"
+        if not isinstance(row.declaration, PolicySource | ResolverSource):
+            yield "written as", f"{row.declaration.label}, in the names of stacks"
 
 
 def _framer_facts(framer: FramerDefinition) -> Iterator[tuple[str, str]]:
@@ -248,6 +251,7 @@ def _as_json(registry: Registry, row: Row) -> dict[str, Any]:
         told["objects"] = declaration.objects
         told["handshakes"] = declaration.handshakes
         told["alpn"] = list(declaration.alpn)
+    if not isinstance(declaration, Transport | SecurityLayer):
         return told
     if isinstance(declaration, Transport):
         told["serves"] = sorted(declaration.serves)

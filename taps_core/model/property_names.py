@@ -33,12 +33,18 @@ _MESSAGE_SPELLINGS: Final[Mapping[str, Property]] = {
 }
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
-    """``"; did you mean x?"`` with those ``names`` that ``name`` may be a slip for, or ``""``."""
+def nearest(name: str, names: Iterable[str], likeness: float = 0.6) -> str:
+    """``"; did you mean x?"`` with those ``names`` that ``name`` may be a slip for, or ``""``.
+
+    Args:
+        name: As somebody wrote it.
+        names: What there is.
+        likeness: The least that counts, as difflib's ``ratio``.
+    """
     from difflib import get_close_matches  # only on the way to an error
 
     folded = {fold(each): each for each in names}
-    close = get_close_matches(fold(name), folded, n=3, cutoff=0.6)
+    close = get_close_matches(fold(name), folded, n=3, cutoff=likeness)
     return f"; did you mean {' or '.join(folded[each] for each in close)}?" if close else ""
 
 

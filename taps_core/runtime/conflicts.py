@@ -1,6 +1,7 @@
 """Whose a name is: two plugins with one name, or with one property, are a named conflict.
 
-So is a property in the namespace of a protocol that its plugin is not.
+So are two resolvers, of which one has to go before the other, and a property in the namespace
+of a protocol that its plugin is not.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import dataclasses
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from taps_core.model.layers import FramerDefinition
+from taps_core.model.layers import SecurityLayer, Transport
 from taps_core.model.namespaces import is_foreign
 from taps_core.model.properties import Property
 from taps_core.runtime.discovery import BLOCK_VARIABLE, normalised
@@ -43,6 +44,8 @@ KNOWN: Final[Mapping[PluginKind, Mapping[str, str]]] = MappingProxyType(
             "varint": "taps-framers",
             "json-lines": "taps-framers",
         },
+        PluginKind.POLICY: {},
+        PluginKind.RESOLVER: {},
     }
 )
 
@@ -54,7 +57,7 @@ def distribution_of(name: str, kind: PluginKind | None = None) -> str | None:
 
 
 def settled(rows: list[Row]) -> list[Row]:
-    """Where two plugins have one name or one property, one keeps it.
+    """Where two plugins have one name or one property, or both resolve names, one keeps it.
 
     Args:
         rows: In the fixed order of sources; changed in place, and returned.
@@ -83,6 +86,13 @@ def settled(rows: list[Row]) -> list[Row]:
             # The transports and layers of one plugin may share a property.
             losers = [i for i in rivals if not _same(_definition(rows[i], folded), kept)]
             _keep(rows, winner, losers, f"the property {name}")
+    resolvers = [
+        index
+        for index, row in enumerate(rows)
+        if row.declaration is not None and row.kind is PluginKind.RESOLVER
+    ]
+    if len(resolvers) > 1:
+        _keep(rows, resolvers[0], resolvers[1:], "a resolver")
     _keep_to_own_namespaces(rows)
     return rows
 
@@ -140,10 +150,8 @@ def _keep(rows: list[Row], winner: int, losers: list[int], what: str) -> None:
 
 
 def properties_of(declaration: Declaration | None) -> Sequence[Property]:
-    """The protocol-specific properties that it declares; none for framers and for ``None``."""
-    if declaration is None or isinstance(declaration, FramerDefinition):
-        return ()
-    return declaration.properties
+    """The protocol-specific properties that it declares; none if it is no protocol."""
+    return declaration.properties if isinstance(declaration, Transport | SecurityLayer) else ()
 
 
 def _definition(row: Row, folded: str) -> Property | None:

@@ -39,11 +39,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from taps_core.model.layers import FramerDefinition, SecurityLayer, Transport
+    from taps_core.runtime.sources import PolicySource, ResolverSource
 
 __all__ = [
     "PROJECT",
     "hookimpl",
     "taps_framers",
+    "taps_policies",
+    "taps_resolvers",
     "taps_security_layers",
     "taps_transports",
 ]
@@ -120,4 +123,46 @@ def taps_framers() -> Sequence[FramerDefinition]:  # type: ignore[empty-body]  #
 
     Returns:
         The definitions, in any order: order decides nothing.
+    """
+
+
+@_hookspec
+def taps_policies() -> Sequence[PolicySource]:  # type: ignore[empty-body]  # see above
+    """Declare policies: what an operator's or a company's package says about all Connections.
+
+    Each object is an instance of a subclass of
+    :class:`~taps_core.plugin.PolicySource` with a ``name``, whose ``policy()``
+    returns tables as a policy file has them. They are merged before the files
+    of the machine and its user, in alphabetical order of their names; what any
+    of them prohibits is prohibited.
+
+    ::
+
+        @hookimpl
+        def taps_policies() -> Sequence[PolicySource]:
+            return [CompanyPolicy()]
+
+    Returns:
+        The policies, in any order: names decide.
+    """
+
+
+@_hookspec
+def taps_resolvers() -> Sequence[ResolverSource]:  # type: ignore[empty-body]  # see above
+    """Declare a resolver that every System uses in place of the built-in one.
+
+    Each object is an instance of a subclass of
+    :class:`~taps_core.plugin.ResolverSource` with a ``name``, whose
+    ``resolver(usual)`` makes one. A program that brings its own
+    (``System(resolver=…)``) uses that. Two resolvers are a conflict: that of
+    the first in alphabetical order of distributions is used.
+
+    ::
+
+        @hookimpl
+        def taps_resolvers() -> Sequence[ResolverSource]:
+            return [FleetNames()]
+
+    Returns:
+        The resolver, in a sequence; more than one is a mistake.
     """

@@ -19,6 +19,7 @@ from taps_core.model.capabilities import Capabilities, LayerCapabilities
 from taps_core.model.layers import API_VERSION, FramerDefinition, SecurityLayer, Transport
 from taps_core.model.namespaces import namespace_refusal, reserved_words
 from taps_core.model.properties import EXTENSIONS, Property, nearest
+from taps_core.runtime.sources import PolicySource, ResolverSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -37,7 +38,9 @@ __all__ = [
     "load",
 ]
 
-Declaration: TypeAlias = Transport | SecurityLayer | FramerDefinition
+Declaration: TypeAlias = (
+    Transport | SecurityLayer | FramerDefinition | PolicySource | ResolverSource
+)
 
 logger = logging.getLogger("taps_core.plugins")
 
@@ -48,6 +51,8 @@ class PluginKind(StrEnum):
     TRANSPORT = "transport"
     SECURITY = "security"
     FRAMER = "framer"
+    POLICY = "policy"
+    RESOLVER = "resolver"
     PLUGIN = "plugin"
     """A plugin that did not get as far as a declaration."""
 
@@ -111,6 +116,8 @@ _CLASSES: Final[Mapping[PluginKind, type[Declaration]]] = {
     PluginKind.TRANSPORT: Transport,
     PluginKind.SECURITY: SecurityLayer,
     PluginKind.FRAMER: FramerDefinition,
+    PluginKind.POLICY: PolicySource,
+    PluginKind.RESOLVER: ResolverSource,
 }
 
 #: Hook → what it declares.
@@ -118,8 +125,12 @@ HOOKS: Final[Mapping[str, PluginKind]] = {
     "taps_transports": PluginKind.TRANSPORT,
     "taps_security_layers": PluginKind.SECURITY,
     "taps_framers": PluginKind.FRAMER,
+    "taps_policies": PluginKind.POLICY,
+    "taps_resolvers": PluginKind.RESOLVER,
 }
 
+#: Of a slip to the hook that was meant: all begin with taps_, which is much of a likeness.
+_LIKENESS: Final = 0.7
 #: "/" separates the layers of a stack's name; the rest would be trouble in a shell.
 _NAME: Final = re.compile(r"[a-z_][a-z0-9_.-]{0,39}")
 
@@ -186,8 +197,7 @@ def _rows_of(plugin: object, source: Source) -> list[Row]:
             _failed(
                 source,
                 "it declares nothing",
-                "mark a function taps_transports, taps_security_layers or taps_framers "
-                "with taps_core.plugin.hookimpl"
+                f"mark a function with taps_core.plugin.hookimpl: {', '.join(HOOKS)}"
                 if not hooks
                 else "let its hooks return what they declare",
             )
@@ -206,7 +216,7 @@ def _misspelt_hooks(plugin: object, manager: pluggy.PluginManager) -> Iterator[t
             hook = marks.get("specname") or attribute
             if hook not in HOOKS and not marks.get("optionalhook"):
                 yield (
-                    f'there is no hook "{hook}"{nearest(hook, HOOKS)}',
+                    f'there is no hook "{hook}"{nearest(hook, HOOKS, _LIKENESS)}',
                     f"let its authors rename it; the hooks are {', '.join(HOOKS)}",
                 )
         elif attribute.startswith("taps_"):
@@ -217,7 +227,7 @@ def _misspelt_hooks(plugin: object, manager: pluggy.PluginManager) -> Iterator[t
             ):
                 yield (
                     f'"{attribute}" is not marked as a hook, so it was not called'
-                    + ("" if attribute in HOOKS else nearest(attribute, HOOKS)),
+                    + ("" if attribute in HOOKS else nearest(attribute, HOOKS, _LIKENESS)),
                     "put @hookimpl above it, or rename it: taps_ stands for hooks",
                 )
 
@@ -280,7 +290,7 @@ def _note(declaration: Declaration) -> str:
     words = {
         definition.name: reserved_words(definition.name)
         for definition in (
-            () if isinstance(declaration, FramerDefinition) else declaration.properties
+            declaration.properties if isinstance(declaration, Transport | SecurityLayer) else ()
         )
     }
     return "; ".join(
@@ -297,7 +307,7 @@ def _check(declaration: Any, kind: PluginKind) -> None:
         raise ValueError(
             f"{name!r} is no name: lower-case letters, digits, '-', '_' and '.', at most 40"
         )
-    if kind is PluginKind.FRAMER:
+    if kind not in (PluginKind.TRANSPORT, PluginKind.SECURITY):
         return
     table: type = Capabilities if kind is PluginKind.TRANSPORT else LayerCapabilities
     if not isinstance(getattr(declaration, "capabilities", None), table):

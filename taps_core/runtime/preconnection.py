@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import weakref
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -149,6 +150,8 @@ class Preconnection:
         Raises:
             EstablishmentError: RESOLUTION_FAILED.
         """
+        if not self.system.registry.loaded:  # one of them may resolve names
+            await asyncio.to_thread(self.system.load_plugins)
         resolver = self.system.resolver_for(isolated=self.transport.get("isolateSession"))
         return (
             list(await resolve_all(resolver, self._local)),

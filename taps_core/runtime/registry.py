@@ -11,17 +11,20 @@ import dataclasses
 import logging
 import os
 import threading
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from taps_core.model.errors import PluginError
 from taps_core.model.layers import (
+    AVAILABLE,
     Availability,
     FramerDefinition,
     SecurityLayer,
     Transport,
 )
 from taps_core.model.properties import Property, nearest
+from taps_core.planning.policy import Policy
 from taps_core.runtime.conflicts import KNOWN, distribution_of, properties_of, settled
 from taps_core.runtime.discovery import (
     ALLOW_VARIABLE,
@@ -40,23 +43,27 @@ from taps_core.runtime.loading import (
     row_of,
     rows_of,
 )
+from taps_core.runtime.sources import PolicySource, ResolverSource
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator
 
     from taps_core.model.capabilities import Capabilities, LayerCapabilities
     from taps_core.runtime.discovery import Found
+    from taps_core.runtime.resolver import Resolver, Resolving
 
 __all__ = ["KNOWN", "PluginKind", "Registry", "Row", "Source", "Status", "distribution_of"]
 
 logger = logging.getLogger("taps_core.plugins")
 
-D = TypeVar("D", Transport, SecurityLayer, FramerDefinition)
+D = TypeVar("D", Transport, SecurityLayer, FramerDefinition, PolicySource, ResolverSource)
 
 _WORDS: Final[Mapping[PluginKind, str]] = {
     PluginKind.TRANSPORT: "transport",
     PluginKind.SECURITY: "security layer",
     PluginKind.FRAMER: "framer",
+    PluginKind.POLICY: "policy",
+    PluginKind.RESOLVER: "resolver",
 }
 
 _KIND_ORDER: Final = list(PluginKind)
@@ -68,10 +75,12 @@ class _Contents(NamedTuple):
     transports: Mapping[str, Transport]
     security_layers: Mapping[str, SecurityLayer]
     framers: Mapping[str, FramerDefinition]
+    policies: Mapping[str, PolicySource]
+    resolvers: Mapping[str, ResolverSource]
     properties: Mapping[str, Property]
     rows: tuple[Row, ...]
-    own: frozenset[int]
-    """The identities of all declarations."""
+    sources: Mapping[int, Source]
+    """The identity of each declaration → whose it is."""
 
 
 class Registry:
@@ -87,6 +96,9 @@ class Registry:
         self._contents: _Contents | None = None
         #: By the identity of a declaration that is kept as long as the registry is.
         self._availability: dict[int, Availability] = {}
+        #: Likewise: what those said that are available; kept by ``refresh``, as somebody may
+        #: be asking in another thread.
+        self._policies: dict[int, Policy] = {}
         # Reentrant, so that a plugin that asks while it is imported gets an
         # error instead of a deadlock.
         self._lock = threading.RLock()
@@ -128,8 +140,7 @@ class Registry:
         """Exactly these, whatever is installed; for tests and for closed programs.
 
         Args:
-            plugins: Modules or objects with hooks, or bare transports,
-                security layers and framer definitions.
+            plugins: Modules or objects with hooks, or bare declarations.
 
         Raises:
             TypeError: A class was given where an instance is needed.
@@ -177,6 +188,16 @@ class Registry:
     def framers(self) -> Mapping[str, FramerDefinition]:
         """Name → declaration, sorted by name; read-only."""
         return self._loaded().framers
+
+    @property
+    def policies(self) -> Mapping[str, PolicySource]:
+        """Name → declaration, sorted by name; read-only."""
+        return self._loaded().policies
+
+    @property
+    def resolvers(self) -> Mapping[str, ResolverSource]:
+        """Name → declaration, at most one; read-only."""
+        return self._loaded().resolvers
 
     @property
     def properties(self) -> Mapping[str, Property]:
@@ -235,8 +256,10 @@ class Registry:
         if answer is not None:
             return answer
         answer = _ask(declaration)
+        if isinstance(declaration, PolicySource) and answer.available:
+            answer = self._read(declaration)
         # Not that of a framer which the application made: it may be gone tomorrow.
-        if id(declaration) in self._loaded().own:
+        if id(declaration) in self._loaded().sources:
             self._availability[id(declaration)] = answer
         return answer
 
@@ -255,6 +278,52 @@ class Registry:
     def refresh(self) -> None:
         """Ask for availability anew from now on (a module was loaded, a limit raised)."""
         self._availability.clear()
+
+    # -- what plugins say and do for every System
+
+    def policy(self) -> Policy:
+        """What the available policies say: that of the last name has the last word.
+
+        Asks them if that has not been done: for a thread.
+        """
+        whole = Policy()
+        for each in self.policies.values():
+            if self.availability(each).available:
+                whole = whole.then(self._policies[id(each)])
+        return whole
+
+    def resolver(self, usual: Resolver) -> Resolving:
+        """What a plugin puts in place of this one; itself where none does, or it fails."""
+        for each in self.resolvers.values():
+            if self.availability(each).available:
+                try:
+                    made = each.resolver(usual)
+                    if not callable(getattr(made, "resolve", None)):
+                        raise TypeError(f"resolver() returned {made!r}, which resolves nothing")
+                except Exception as error:  # noqa: BLE001  # plugin boundary: names are resolved all the same
+                    self._availability[id(each)] = self._unusable(each, "resolver", error)
+                else:
+                    return made
+        return usual
+
+    def _read(self, declaration: PolicySource) -> Availability:
+        source = self._loaded().sources.get(id(declaration))
+        try:
+            tables = declaration.policy()
+            if tables is not None and not isinstance(tables, Mapping):
+                raise TypeError(f"policy() returned {tables!r}, not a mapping")
+            policy = Policy.read(tables or {}, f"plugin {source}")
+        except Exception as error:  # noqa: BLE001  # plugin boundary: as a hook that raises
+            return self._unusable(declaration, "policy", error)
+        self._policies[id(declaration)] = policy
+        return AVAILABLE
+
+    def _unusable(self, declaration: Declaration, kind: str, error: Exception) -> Availability:
+        source = self._loaded().sources.get(id(declaration))
+        reason = f"its {kind} cannot be used: {type(error).__name__}: {error}"
+        logger.debug("%s of %r failed", kind, declaration, exc_info=error)
+        logger.warning("%s %r of %s is not used: %s", kind, declaration.name, source, reason)
+        return Availability(available=False, reason=reason, remedy="tell its authors")
 
     # -- inside
 
@@ -289,6 +358,8 @@ class Registry:
             transports=_by_name(used[PluginKind.TRANSPORT]),
             security_layers=_by_name(used[PluginKind.SECURITY]),
             framers=_by_name(used[PluginKind.FRAMER]),
+            policies=_by_name(used[PluginKind.POLICY]),
+            resolvers=_by_name(used[PluginKind.RESOLVER]),
             properties=MappingProxyType(
                 {
                     definition.name: definition
@@ -297,7 +368,9 @@ class Registry:
                 }
             ),
             rows=tuple(sorted(rows, key=_row_order)),
-            own=frozenset(map(id, everything)),
+            sources={
+                id(row.declaration): row.source for row in rows if row.declaration is not None
+            },
         )
 
     def _with_availability(self, row: Row, declaration: Declaration) -> Row:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import operator
 import weakref
 from collections.abc import Callable, Coroutine, Generator, Hashable, Iterable, Mapping
 from contextvars import ContextVar
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from taps_core.runtime.path_monitor import PathMonitor
     from taps_core.runtime.paths import Domains, Paths
     from taps_core.runtime.registry import Registry
-    from taps_core.runtime.resolver import Resolving
+    from taps_core.runtime.resolver import Resolver, Resolving
     from taps_core.runtime.survey import Survey
 
     GivenPolicy: TypeAlias = Policy | Mapping[str, Any] | None
@@ -60,8 +61,6 @@ _current: ContextVar[tuple[System, ...]] = ContextVar("taps_core_system", defaul
 #: Provisioning Domains whose resolvers are remembered at most.
 _DOMAINS: Final = 64
 
-_NO_POLICY: Final = Policy()
-
 
 class System:
     """Plugins, resolver and policy that Connections are made with.
@@ -71,14 +70,14 @@ class System:
             place of what is installed; a Registry is taken as it is.
         allow: Entry points to use of what is installed; ``None``: all.
         block: Entry points to leave out.
-        policy: What the program itself prefers, avoids and prohibits, after what this
-            machine says, so with the last word but for prohibitions: a Policy, a mapping as
-            a policy file has it, or a function that returns one of these or ``None``, asked
-            for each Connection.
+        policy: What the program itself prefers, avoids and prohibits, after what plugins and
+            this machine say, so with the last word but for prohibitions: a Policy, a mapping
+            as a policy file has it, or a function that returns one of these or ``None``,
+            asked for each Connection.
         policy_files: Files to read system policy from, in the order in which they count;
             ``None``: those of this machine and its user (see the reference), unless there
             are ``plugins`` in place of what is installed here.
-        resolver: In place of the built-in one.
+        resolver: In place of the built-in one, and of what plugins make of that.
         provisioning_domains: Those of system policy for the ``pvd`` property, name → fields
             (``interfaces``, ``addresses``, ``resolvers``, ``search``, ``kinds``), or a
             function that returns them, asked for each Connection.
@@ -120,14 +119,14 @@ class System:
         if policy_files is None and plugins is not None:
             policy_files = ()
         self._policy_files = None if policy_files is None else several("policy_files", policy_files)
-        #: What files say; ``None``: not read yet.
-        self._written: Policy | None = _NO_POLICY if self._policy_files == () else None
+        #: What plugins and files say; ``None``: not read yet.
+        self._written: Policy | None = None
         #: What was put together last: the program's and the whole.
         self._merged: tuple[Policy, Policy] | None = None
         self.policy = policy
         self._resolver = resolver
-        self._resolves_itself = resolver is None
-        self._domain_resolvers: dict[ProvisioningDomain, Resolving] = {}
+        #: Domain (``None``: the machine) → the built-in resolver, and what a plugin makes of it.
+        self._built_in: dict[ProvisioningDomain | None, tuple[Resolver, Resolving]] = {}
         self._provisioning_domains = provisioning_domains
         self._survey = survey
         self._paths: Paths | None = None
@@ -201,9 +200,9 @@ class System:
         self._policy = policy if policy is None or callable(policy) else Policy.coerce(policy)
 
     def whole_policy(self) -> Policy | None:
-        """What files and program say together; ``None`` if nobody says anything.
+        """What plugins, files and program say together; ``None`` if nobody says anything.
 
-        Reads the files if that has not been done.
+        Asks the plugins and reads the files if that has not been done.
 
         Raises:
             PolicyError: One of them is no policy.
@@ -234,22 +233,29 @@ class System:
         Raises:
             PolicyError: A file is no policy.
         """
-        _ = self.registry.transports
+        self.load_plugins()
         if self._written is None:
             self.read_policy()
 
+    def load_plugins(self) -> None:
+        """Import them, in a thread: it takes a while."""
+        _ = self.registry.transports
+
     def read_policy(self) -> None:
-        """Read the policy files anew.
+        """Read the policy files anew, and what plugins say.
 
         Raises:
-            PolicyError: One is no policy. Nothing is established until it is.
+            PolicyError: A file is no policy. Nothing is established until it is.
         """
-        from taps_core.runtime.policy_files import policy_files, read_policy
-
         self._written = None
         self._merged = None
-        files = policy_files() if self._policy_files is None else self._policy_files
-        self._written = read_policy(files)
+        policy = self.registry.policy()
+        if self._policy_files != ():
+            from taps_core.runtime.policy_files import policy_files, read_policy
+
+            files = policy_files() if self._policy_files is None else self._policy_files
+            policy = policy.then(read_policy(files))
+        self._written = policy
 
     def chooses_paths(
         self, properties: Mapping[str, Any], remotes: Sequence[RemoteEndpoint] = ()
@@ -285,12 +291,24 @@ class System:
 
     @property
     def resolver(self) -> Resolving:
-        """What turns names into addresses."""
-        if self._resolver is None:
+        """What turns names into addresses: the program's, a plugin's, or the built-in one."""
+        return self._resolvers()[1] if self._resolver is None else self._resolver
+
+    def _resolvers(self, domain: ProvisioningDomain | None = None) -> tuple[Resolver, Resolving]:
+        """The built-in resolver, of a domain or of this machine, and what a plugin makes of it."""
+        known = self._built_in.get(domain)
+        if known is None:
             from taps_core.runtime.resolver import Resolver
 
-            self._resolver = Resolver(network=self._network)
-        return self._resolver
+            if len(self._built_in) >= _DOMAINS:
+                self._built_in.clear()
+            usual = (
+                Resolver(network=self._network)
+                if domain is None
+                else Resolver(nameservers=domain.resolvers, search=domain.search)
+            )
+            known = self._built_in[domain] = usual, self.registry.resolver(usual)
+        return known
 
     def _network(self) -> Hashable:
         """Which network answers are of: prefixes of this machine's addresses."""
@@ -311,39 +329,54 @@ class System:
         """The resolver, or one that asks by a path, or that leaves no answers in a cache.
 
         A resolver of the application's own is asked as ever, unless it has the methods
-        ``by`` and ``isolated`` as the built-in one.
+        ``by`` and ``isolated`` as the built-in one; that of a plugin without them is made anew,
+        of a built-in one that is so.
 
         Args:
             isolated: ``isolateSession``.
             path: Ask by it, and the DNS servers of its Provisioning Domain, where that names
                 some and the application has no resolver of its own.
         """
-        resolver = self.resolver
+        usual: Resolver | None = None
+        if self._resolver is None:
+            domain = None if path is None else path.domain
+            usual, resolver = self._resolvers(
+                domain if domain is not None and domain.resolvers else None
+            )
+        else:
+            resolver = self._resolver
         if path is not None:
             from taps_core.runtime.resolver import Pathwise
 
-            domain = path.domain
-            if domain is not None and domain.resolvers and self._resolves_itself:
-                resolver = self._resolver_of(domain)
-            if isinstance(resolver, Pathwise):
-                resolver = resolver.by(self.paths.exit(path))
-        if not isolated:
-            return resolver
-        from taps_core.runtime.resolver import Remembering
+            by = operator.methodcaller("by", self.paths.exit(path))
+            usual, resolver = self._changed(usual, resolver, isinstance(resolver, Pathwise), by)
+        if isolated:
+            from taps_core.runtime.resolver import Remembering
 
-        return resolver.isolated() if isinstance(resolver, Remembering) else resolver
-
-    def _resolver_of(self, domain: ProvisioningDomain) -> Resolving:
-        known = self._domain_resolvers.get(domain)
-        if known is None:
-            from taps_core.runtime.resolver import Resolver
-
-            if len(self._domain_resolvers) >= _DOMAINS:
-                self._domain_resolvers.clear()
-            known = self._domain_resolvers[domain] = Resolver(
-                nameservers=domain.resolvers, search=domain.search
+            alone = operator.methodcaller("isolated")
+            usual, resolver = self._changed(
+                usual, resolver, isinstance(resolver, Remembering), alone
             )
-        return known
+        return resolver
+
+    def _changed(
+        self,
+        usual: Resolver | None,
+        resolver: Resolving,
+        able: bool,
+        change: Callable[[Any], Any],
+    ) -> tuple[Resolver | None, Resolving]:
+        """The built-in resolver, and what a plugin made of it, changed alike.
+
+        What a plugin made changes itself if it is ``able`` to, and is otherwise made anew; an
+        application's own, for which there is no built-in one, stays as it is.
+        """
+        if usual is None:
+            return None, change(resolver) if able else resolver
+        changed: Resolver = change(usual)
+        if resolver is usual:
+            return changed, changed
+        return changed, change(resolver) if able else self.registry.resolver(changed)
 
     def framers(self, given: Any) -> tuple[FramerDefinition, ...]:
         """Definitions from names, definitions and Framer classes.
@@ -418,11 +451,12 @@ class System:
         """Look at this machine anew.
 
         Ask plugins whether it can run them (a module was loaded…), and read the policy
-        files again before the next Connection.
+        files, and what plugins say, again before the next Connection.
         """
         self.registry.refresh()
-        if self._policy_files != ():
-            self._written = None
+        self._written = None
+        if self.registry.loaded and self.registry.resolvers:
+            self._built_in.clear()
         if self._selector is not None:
             self._selector.invalidate()
 

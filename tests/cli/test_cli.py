@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from plugin_site import PluginSite, framer, transport
+from plugin_site import PluginSite, framer, policy, resolver, transport
 
 from taps_core.cli import main
 from taps_core.model.properties import PROPERTIES, Kind
@@ -170,6 +170,27 @@ def test_list_of_one_kind(machine: PluginSite, run: Run) -> None:
     assert "2 declared nothing" in err
     out, err = run("list", "--kind", "security")
     assert out.splitlines()[1].split()[0] == "tls"
+
+
+def test_list_and_show_have_policies_and_resolvers_too(machine: PluginSite, run: Run) -> None:
+    machine.install("acme-policy", policy("acme", {"prohibit": {"protocols": ["tcp"]}}))
+    machine.install("acme-wrong", policy("wrong", {"prohibits": {}}))
+    machine.install("acme-names", resolver("fleet"))
+    out, _ = run("list", "--kind", "policy")
+    assert [line.split()[:3] for line in out.splitlines()[1:3]] == [
+        ["acme", "policy", "available"],
+        ["wrong", "policy", "unavailable"],
+    ]
+    assert "prohibits: there is no such key" in " ".join(out.split())
+    out, _ = run("list", "--kind", "resolver")
+    assert out.splitlines()[1].split()[:3] == ["fleet", "resolver", "available"]
+    out, _ = run("show", "fleet")
+    assert "taps_resolvers" in out
+    assert "names of stacks" not in out
+    out, _ = run("show", "acme", "--json")
+    assert json.loads(out)[0]["kind"] == "policy"
+    _, err = run("check", "acme", expect=2)
+    assert "acme is a policy: there is no suite for these" in err
 
 
 def test_list_with_no_plugin_says_what_to_install(site: PluginSite, run: Run) -> None:
@@ -355,6 +376,15 @@ def test_explain_names_the_file_and_the_rule_of_system_policy(
     file.write_text("[prohibits]\n")
     _, err = run(*asked, "printer.lab:515", expect=1)
     assert "line 1: prohibits: there is no such key" in err
+
+
+def test_explain_names_the_plugin_whose_policy_it_is(
+    machine: PluginSite, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TAPS_POLICY", "")
+    machine.install("acme-policy", policy("acme", {"prohibit": {"protocols": ["tcp"]}}))
+    out, _ = run("explain", "--security", "disabled", "--json", expect=1)
+    assert "system policy prohibits tcp (plugin acme-policy)" in sentences(out)
 
 
 def test_explain_shows_each_rejection_and_whose_demand_it_was(

@@ -44,6 +44,34 @@ def taps_framers():
     return [Synthetic()]
 """
 
+POLICY = """
+from taps_core import plugin as tp
+
+class Synthetic(tp.PolicySource):
+    name = {name!r}
+
+    def policy(self):
+        return {tables!r}
+
+@tp.hookimpl
+def taps_policies():
+    return [Synthetic()]
+"""
+
+RESOLVER = """
+from taps_core import plugin as tp
+
+class Synthetic(tp.ResolverSource):
+    name = {name!r}
+
+    def resolver(self, usual):
+        return usual
+
+@tp.hookimpl
+def taps_resolvers():
+    return [Synthetic()]
+"""
+
 
 def transport(name: str, body: str = "") -> str:
     """Source of a plugin with one byte-stream transport; ``body`` goes into its class."""
@@ -53,6 +81,16 @@ def transport(name: str, body: str = "") -> str:
 def framer(name: str) -> str:
     """Source of a plugin with one framer."""
     return FRAMER.format(name=name)
+
+
+def policy(name: str, tables: object) -> str:
+    """Source of a plugin with one policy."""
+    return POLICY.format(name=name, tables=tables)
+
+
+def resolver(name: str) -> str:
+    """Source of a plugin with one resolver, which leaves everything to the usual one."""
+    return RESOLVER.format(name=name)
 
 
 class PluginSite:

@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from plugin_site import PluginSite, framer, transport
+from plugin_site import PluginSite, framer, policy, resolver, transport
 
 from taps_core import plugin as tp
 from taps_core.runtime.registry import PluginKind, Registry, Row, Status, distribution_of
@@ -143,6 +143,18 @@ def test_healthy_plugin_works_beside_broken_ones_and_each_is_a_row(site: PluginS
             "it declares nothing",
         ),
         (
+            "from taps_core import plugin as tp\n@tp.hookimpl\ndef taps_policies(): return [{}]",
+            "{} is not a PolicySource of taps_core.plugin",
+        ),
+        (
+            "from taps_core import plugin as tp\n@tp.hookimpl\ndef taps_resolvers(): return [1]",
+            "1 is not a ResolverSource of taps_core.plugin",
+        ),
+        (
+            "from taps_core import plugin as tp\n@tp.hookimpl\ndef taps_policy(): return []",
+            'there is no hook "taps_policy"; did you mean taps_policies?',
+        ),
+        (
             transport("bad").replace("[Synthetic()]", "[Synthetic]"),
             "Synthetic is a class; declare an instance of it",
         ),
@@ -183,6 +195,31 @@ def test_mistake_is_a_row_with_its_reason(site: PluginSite, source: str, reason:
     assert reason in row.reason
     assert row.remedy
     assert row.declaration is None
+
+
+def test_of_two_resolvers_that_of_the_first_distribution_is_used(site: PluginSite) -> None:
+    site.install("zebra", resolver("a"))
+    site.install("aardvark", resolver("z"))
+    registry = registry_of(site)
+    assert list(registry.resolvers) == ["z"]
+    (row,) = rows_by_distribution(registry)["zebra"]
+    assert (row.status, row.kind) == (Status.CONFLICT, PluginKind.RESOLVER)
+    assert row.reason == "aardvark declares a resolver too, and is used"
+    assert "TAPS_PLUGINS_BLOCK=zebra" in row.remedy
+    hidden = registry_of(site, {"TAPS_PLUGINS_BLOCK": "aardvark"})
+    assert list(hidden.resolvers) == ["a"]
+
+
+def test_of_two_policies_of_one_name_that_of_the_first_distribution_is_used(
+    site: PluginSite,
+) -> None:
+    site.install("zebra", policy("ours", {"prohibit": {"protocols": ["udp"]}}))
+    site.install("aardvark", policy("ours", {"prohibit": {"protocols": ["tcp"]}}))
+    registry = registry_of(site)
+    (rule,) = registry.policy().rules
+    assert rule.source == "plugin aardvark"
+    (row,) = rows_by_distribution(registry)["zebra"]
+    assert row.status is Status.CONFLICT
 
 
 def test_one_wrong_declaration_leaves_its_siblings_in_use(site: PluginSite) -> None:
