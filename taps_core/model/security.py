@@ -386,7 +386,8 @@ class SecurityParameters:
     def set_trust_verification_callback(self, callback: Callable[..., Any] | None) -> Self:
         """Called when the peer's identity is to be judged (section 6.3.8).
 
-        Establishment waits for it; False or an exception ends it.
+        Establishment waits for it. What it returns must be true (a coroutine function's, too):
+        anything else, and an exception, ends it.
         """
         self._trust = _callback(callback)
         return self

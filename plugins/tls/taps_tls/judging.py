@@ -64,5 +64,7 @@ async def judge(security: SecurityParameters, peer: Peer, below: Flow, whose: ob
         # It may raise anything, and whatever that is, the peer was not approved.
         failure = refused("trust-callback", f"the trust verification callback failed: {error!r}")
         raise failure from error
-    if verdict is False:
-        raise refused("trust-callback", f"the trust verification callback refused {whose}")
+    if not verdict:
+        # None, too: a search that found nothing, or a return that was forgotten, is no approval.
+        said = "" if verdict is False else f": it returned {type(verdict).__name__}, not True"
+        raise refused("trust-callback", f"the trust verification callback refused {whose}{said}")

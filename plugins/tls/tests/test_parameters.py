@@ -506,8 +506,9 @@ def test_clients_that_are_judged_are_judged_each_time_by_their_whole_chain(
 ) -> None:
     seen: list[int] = []
 
-    def judge(peer: Peer) -> None:
+    def judge(peer: Peer) -> bool:
         seen.append(len(peer.chain))
+        return True
 
     async def main() -> None:
         system = taps.System()

@@ -35,10 +35,14 @@ class Contender:
     def __init__(self, authority: Authority, *names: str) -> None:
         self.shown: list[Peer] = []
         self.security = authority.server(*names, trusted_certificates=authority.pem)
-        self.security.set_trust_verification_callback(self.shown.append)
+        self.security.set_trust_verification_callback(self._look)
         identity = self.security.server_certificate[0]
         assert isinstance(identity.chain, bytes)
         self._pem = identity.chain
+
+    def _look(self, peer: Peer) -> bool:
+        self.shown.append(peer)
+        return True
 
     @property
     def leaf(self) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -194,8 +195,9 @@ def test_who_is_refused_here_never_sees_this_ends_certificate(
 ) -> None:
     seen: list[Peer] = []
 
-    def look(peer: Peer) -> None:
+    def look(peer: Peer) -> bool:
         seen.append(peer)
+        return True
 
     async def main() -> None:
         server = authority.server(trusted_certificates=authority.pem)
@@ -252,7 +254,14 @@ def test_the_trust_callback_can_refuse(run: Run, authority: Authority) -> None:
         def raises(peer: Peer) -> bool:
             raise LookupError("no list of the revoked ones")
 
-        for callback, words in ((refuses, "refused localhost"), (raises, "LookupError")):
+        def finds_nothing(peer: Peer) -> Any:
+            return re.search("nobody", str(peer.server_name))
+
+        for callback, words in (
+            (refuses, "refused localhost"),
+            (raises, "LookupError"),
+            (finds_nothing, "it returned NoneType, not True"),
+        ):
             client = authority.client().set_trust_verification_callback(callback)
             error = await refusal(authority.server(), client)
             assert error.detail == "trust-callback"
