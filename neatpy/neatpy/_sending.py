@@ -121,8 +121,8 @@ class Sender:
 
     def send(self, data: bytes, handler: Any, context: MessageContext | None, end: bool) -> None:
         """Send a Message, or a part of one; what becomes of it, the handler is told later."""
-        self._untold += 1
         if self._close_wanted:
+            self._untold += 1
             self._tell_soon(handler, SendErrorReason.CONNECTION_CLOSING)
             return
         message: _Message | None = None
@@ -130,6 +130,7 @@ class Sender:
         if context is not None or not end or self._open:
             continued = context in self._open
             message = self._message(context, end)
+        self._untold += 1
         after_final = self._final
         # The rest of a Message that the core has begun waits for nothing: others wait for it.
         if self._crowded and not (continued and message is not None and not message.waiting):

@@ -396,10 +396,12 @@ class Connection:
             end_of_message: False for a part that others follow.
 
         Raises:
-            TypeError: Something else than bytes.
+            TypeError: Something else than bytes, or than a MessageContext.
         """
         if type(message_data) is not bytes:
             message_data = _own(message_data)
+        if message_context is not None and not isinstance(message_context, MessageContext):
+            raise TypeError(f"a MessageContext is sent along, not {message_context!r}")
         if self._message_framer is None and self._sender is not None:
             self._sender.send(message_data, sent_handler, message_context, end_of_message)
             return
@@ -497,9 +499,14 @@ class Connection:
 
         Raises:
             ValueError: A length below 1.
+            TypeError: It is no whole number, and not ``math.inf`` for the larger one.
         """
         for length in (min_incomplete_length, max_length):
-            if length is not None and length < 1:
+            if length is None or (length is max_length and length == math.inf):
+                continue
+            if not isinstance(length, int):
+                raise TypeError(f"lengths are numbers of bytes, not {length!r}")
+            if length < 1:
                 raise ValueError("lengths are at least 1 byte")
         if self._closing or self._ended:
             logger.info("%r: nothing can be received any more", self)

@@ -137,7 +137,10 @@ class Listener:
 
         Raises:
             ValueError: It is less than 0, or no whole number.
+            TypeError: It is no number.
         """
+        if not isinstance(value, int | float):
+            raise TypeError(f"the limit is a whole number from 0 or math.inf, not {value!r}")
         if value != math.inf and (value != value // 1 or value < 0):
             raise ValueError(f"the limit is a whole number from 0 or math.inf, not {value!r}")
         self.connection_limit = value

@@ -274,6 +274,10 @@ def test_receives_before_ready_wait(run: Run, memory: World) -> None:
 def test_lengths_below_one_are_refused(run: Run, memory: World) -> None:
     async def main() -> None:
         async with memory.pair() as (client, _):
+            wrong: Any
+            for wrong in (("1",), (None, 1.5), (1.5,), (None, "9")):
+                with pytest.raises(TypeError, match="numbers of bytes"):
+                    client.receive(print, *wrong)
             for lengths in ((0,), (None, 0), (-1, 5)):
                 with pytest.raises(ValueError, match="at least 1"):
                     client.receive(print, *lengths)

@@ -49,6 +49,20 @@ def test_anything_of_bytes_is_sent_and_is_the_callers_again(
     run(main)
 
 
+@pytest.mark.parametrize("wrong", [0, [], "context", object()])
+def test_what_is_no_context_is_refused_and_close_waits_for_nothing(
+    run: Run, memory: World, wrong: Any
+) -> None:
+    async def main() -> None:
+        async with memory.pair() as (client, server):
+            with pytest.raises(TypeError, match="a MessageContext"):
+                client.send(b"x", None, wrong)
+            client.send(b"after")
+            assert (await received(server)).data == b"after"
+
+    run(main)
+
+
 def test_a_sent_handler_comes_later_and_once(run: Run, memory: World) -> None:
     async def main() -> None:
         async with memory.pair() as (client, _):
