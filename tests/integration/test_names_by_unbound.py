@@ -16,11 +16,10 @@ from taps_core.runtime.resolver import Resolver, Terms
 from tests.programs import program, serve
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
-    from typing import TypeAlias
 
-    Run: TypeAlias = Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
+    from taps_core.testing.fixtures import Run
 
 #: Nobody is asked but its own zone; what is below ``silent.example`` is never answered.
 CONF = """\
@@ -127,31 +126,6 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
         return [executable, "-d", "-p", "-c", str(configuration)]
 
     yield from serve(command, folder / "unbound.output")
-
-
-Run = Any
-
-
-@pytest.fixture(params=["asyncio", "uvloop"])
-def run(
-    request: pytest.FixtureRequest,
-) -> Callable[[Callable[[], Coroutine[Any, Any, None]]], None]:
-    """Run a coroutine on each kind of loop; no task is left."""
-    if request.param == "asyncio":
-        factory = asyncio.new_event_loop
-    else:
-        factory = pytest.importorskip("uvloop").new_event_loop
-
-    def runs(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        async def checked() -> None:
-            async with asyncio.timeout(60):
-                await main()
-            assert asyncio.all_tasks() == {asyncio.current_task()}
-
-        with asyncio.Runner(loop_factory=factory) as runner:
-            runner.run(checked())
-
-    return runs
 
 
 @pytest.fixture

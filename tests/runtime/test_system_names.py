@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def run(
     request: pytest.FixtureRequest,
 ) -> Callable[[Callable[[], Coroutine[Any, Any, None]]], None]:
-    """Run a coroutine on each kind of loop; no task is left."""
+    """Run a coroutine on each kind of loop; no task is left, though the loop's threads may be."""
     if request.param == "asyncio":
         factory = asyncio.new_event_loop
     else:
