@@ -140,7 +140,7 @@ class PathMonitor:
             sock.close()
             return
         self._socket = sock
-        self._before = _places(self._paths.interfaces())
+        self._before = _places(self._paths.survey.interfaces())
 
     # -- what changed
 
@@ -160,7 +160,7 @@ class PathMonitor:
         began = self._loop.time()
         self._look_again = began + _BETWEEN
         try:
-            after = _places(self._paths.interfaces())
+            after = _places(self._paths.survey.interfaces())
         except OSError as error:
             logger.warning("interfaces cannot be looked at: %s", error)
             return

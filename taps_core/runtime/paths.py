@@ -80,6 +80,8 @@ class Paths:
         self._stands_in = survey is not None
         self._network: Hashable = None
         self._network_until = 0.0
+        self._interfaces: Sequence[Interface] = ()
+        self._interfaces_until = 0.0
 
     @property
     def is_loaded(self) -> bool:
@@ -98,8 +100,18 @@ class Paths:
         return self._survey
 
     def interfaces(self) -> Sequence[Interface]:
-        """The machine's interfaces, as they are now."""
-        return self.survey.interfaces()
+        """The machine's interfaces, as they are now.
+
+        An answer is as old as it took to get it, and serves for as long again: establishing
+        asks several times in a row, and on a host of containers each takes a tenth of a second.
+        """
+        began = time.monotonic()
+        if began >= self._interfaces_until:
+            self._interfaces = self.survey.interfaces()
+            over = time.monotonic()
+            # Who stands in for the machine may change while no time goes by.
+            self._interfaces_until = 0.0 if self._stands_in else over + (over - began)
+        return self._interfaces
 
     def domains(self) -> tuple[ProvisioningDomain, ...]:
         """The Provisioning Domains of system policy, as they are now.
@@ -141,6 +153,7 @@ class Paths:
     def changed(self) -> None:
         """Forget what was known: something has changed."""
         self._network_until = 0.0
+        self._interfaces_until = 0.0
 
     # -- choosing
 

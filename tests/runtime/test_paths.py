@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import textwrap
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -173,6 +174,32 @@ def test_the_network_is_the_same_until_prefixes_change() -> None:
     machine.now = (LO, ONE, interface("eth2", "198.51.100.1", up=False))
     paths.changed()
     assert paths.network == before
+
+
+def test_what_interfaces_there_are_serves_for_as_long_as_it_took_to_ask(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 100.0
+
+    class Slow(Machine):
+        def interfaces(self) -> Sequence[Interface]:
+            nonlocal now
+            now += 0.25
+            return self.now
+
+    machine = Slow(LO)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr("taps_core.runtime.paths.of_this_machine", lambda: machine)
+    paths = Paths()
+    assert paths.interfaces() == (LO,)
+    machine.now = (LO, ONE)
+    now += 0.125
+    assert paths.interfaces() == (LO,)
+    now += 0.125
+    assert paths.interfaces() == (LO, ONE)
+    machine.now = (LO,)
+    paths.changed()
+    assert paths.interfaces() == (LO,)
 
 
 def test_names_are_remembered_by_network() -> None:
