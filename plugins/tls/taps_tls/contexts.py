@@ -11,7 +11,7 @@ import os
 import ssl
 import sys
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
 
 from taps_core.plugin import EstablishmentError, SecurityMode
 from taps_tls.identity import chain_of, content, load_identity, shown_as, unusable
@@ -45,6 +45,8 @@ _SUITES_OF_1_3: Final = frozenset(
 )
 #: The same, with those first that go with a pre-shared key: it is used with SHA-256.
 _KEYS_FIRST: Final = sorted(_SUITES_OF_1_3, key=lambda name: (name.endswith("SHA384"), name))
+#: Of a file: when it changed, and its size.
+_Stamp: TypeAlias = tuple[int, int]
 #: So many contexts are kept.
 _KEPT: Final = 64
 #: What may stand beside a context of the application: the rest belongs into it.
@@ -54,6 +56,11 @@ _BESIDE_A_CONTEXT: Final = frozenset(
         *("maxCachedSessions", "cachedSessionLifetimeSeconds"),
     }
 )
+
+
+#: Parameters that may name files.
+_IDENTITIES: Final = ("serverCertificate", "clientCertificate")
+_CHAINS: Final = ("pinnedServerCertificate", "trustedCertificates")
 
 
 class Settings:
@@ -111,14 +118,22 @@ class Contexts(Generic[T]):
 
     def __init__(self, make: Callable[[SecurityParameters, bool], T]) -> None:
         self._make = make
-        self._kept: OrderedDict[Hashable, T] = OrderedDict()
+        #: Settings, and the files that parameters name with what they were like; the one
+        #: used longest ago first.
+        self._kept: OrderedDict[Hashable, tuple[T, tuple[str, ...], tuple[_Stamp, ...]]] = (
+            OrderedDict()
+        )
 
     def known(self, security: SecurityParameters, *, server: bool) -> T | None:
         """What was made before for parameters like these."""
         key = _key(security, server)
-        settings = self._kept.get(key)
-        if settings is not None:
-            self._kept.move_to_end(key)
+        kept = self._kept.get(key)
+        if kept is None:
+            return None
+        settings, files, stamps = kept
+        if files and _stamps(files) != stamps:
+            return None
+        self._kept.move_to_end(key)
         return settings
 
     def of(self, security: SecurityParameters, *, server: bool) -> T:
@@ -133,8 +148,11 @@ class Contexts(Generic[T]):
         settings = self.known(security, server=server)
         if settings is None:
             key = _key(security, server)
+            files = tuple(_files(security.explicit))
+            stamps = _stamps(files)
             settings = self._make(security, server)
-            self._kept[key] = settings
+            self._kept[key] = (settings, files, stamps)
+            self._kept.move_to_end(key)
             while len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
         return settings
@@ -154,22 +172,27 @@ def _key(security: SecurityParameters, server: bool) -> Hashable:
     context = explicit.get("context")
     if context is not None and not isinstance(context, ssl.SSLContext):
         raise unusable(f"context: an ssl.SSLContext expected, not {type(context).__name__}")
-    stamps = tuple(map(_stamp, _files(security))) if explicit else ()
     judged = security.trust_verification_callback is not None
     asks = security.identity_challenge_callback is not None
-    return (server, security.mode, judged, asks, frozenset(explicit.items()), stamps)
+    return (server, security.mode, judged, asks, frozenset(explicit.items()))
 
 
-def _files(security: SecurityParameters) -> Iterator[str]:
+def _files(explicit: Mapping[str, Any]) -> Iterator[str]:
     """The files that parameters name."""
-    for identity in (*security.server_certificate, *security.client_certificate):
-        yield from (each for each in (identity.chain, identity.key) if isinstance(each, str))
-    for each in (*security.pinned_server_certificate, *security.trusted_certificates):
-        if isinstance(each, str):
-            yield each
+    for name in _IDENTITIES:
+        for identity in explicit.get(name, ()):
+            yield from (each for each in (identity.chain, identity.key) if isinstance(each, str))
+    for name in _CHAINS:
+        for chain in explicit.get(name, ()):
+            if isinstance(chain, str):
+                yield chain
 
 
-def _stamp(path: str) -> tuple[int, int]:
+def _stamps(files: tuple[str, ...]) -> tuple[_Stamp, ...]:
+    return tuple(map(_stamp, files))
+
+
+def _stamp(path: str) -> _Stamp:
     with contextlib.suppress(OSError):
         status = os.stat(path)
         return (status.st_mtime_ns, status.st_size)

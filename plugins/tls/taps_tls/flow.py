@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import ssl
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, cast
 
 from taps_core.plugin import (
     EstablishmentError,
@@ -75,6 +76,22 @@ _NOTHING: Final[list[bytes]] = []
 _CLOSE_NOTIFY: Final = ssl.SSLZeroReturnError()
 #: The encoding, by the number that the module behind ``ssl`` gives it.
 _DER: Final = 2
+
+
+#: Whether ``SSLObject`` tells them: from Python 3.15 and 3.13 on.
+_GROUP_IS_TOLD: Final = hasattr(ssl.SSLObject, "group")
+_CHAINS_ARE_TOLD: Final = hasattr(ssl.SSLObject, "get_unverified_chain")
+
+
+class _Agreed(NamedTuple):
+    """What a handshake came to, as OpenSSL tells it; see :class:`TLSInfo`."""
+
+    version: str
+    cipher: str
+    group: str | None
+    alpn: str | None
+    reused: bool
+    chain: tuple[bytes, ...]
 
 
 class TLSFlow(HoldingFlow):
@@ -139,7 +156,11 @@ class TLSFlow(HoldingFlow):
             self._looks = _LOOKS
         try:
             self._tls = settings.context.wrap_bio(
-                self._incoming, self._outgoing, server, name, session
+                self._incoming,
+                self._outgoing,
+                server,
+                None if name is None else _as_asked_for(name),
+                session,
             )
         except (ValueError, ssl.SSLError) as error:
             # No host name, or a context for the other side.
@@ -161,7 +182,7 @@ class TLSFlow(HoldingFlow):
         #: Whether something was sent after the peer's end; None: nothing was sent at all.
         self._answered: bool | None = None
         #: What the handshake came to, once OpenSSL's part is gone.
-        self._told: TLSInfo | None = None
+        self._told: _Agreed | None = None
 
     # -- the handshake
 
@@ -211,7 +232,7 @@ class TLSFlow(HoldingFlow):
         judged = self._security.trust_verification_callback is None and not self._settings.pins
         while True:
             try:
-                self._tls.do_handshake()
+                self._engine.do_handshake()
                 done = True
             except ssl.SSLWantReadError:
                 done = False
@@ -234,7 +255,7 @@ class TLSFlow(HoldingFlow):
             self._say()
             if not self._incoming.pending:
                 await self._more()
-        version = self._tls.version()
+        version = self._engine.version()
         if version not in self._settings.versions:
             # Only an SSLContext of the application goes as far.
             raise EstablishmentError(
@@ -284,7 +305,7 @@ class TLSFlow(HoldingFlow):
         peer = Peer(
             server_name=self._name,
             chain=chain,
-            verified=self._verifies or self._keyed,
+            verified=self._verifies or self._keyed(self._agreed()),
         )
         await judge(self._security, peer, self.lower, self._peer)
 
@@ -292,16 +313,14 @@ class TLSFlow(HoldingFlow):
     def _verifies(self) -> bool:
         return self._settings.context.verify_mode is ssl.CERT_REQUIRED
 
-    @property
-    def _keyed(self) -> bool:
+    def _keyed(self, agreed: _Agreed) -> bool:
         """Whether a pre-shared key stood in for certificates, once hands were shaken."""
         if not self._settings.keyed:
             return False
-        if self._tls.version() == "TLSv1.3":
+        if agreed.version == "TLSv1.3":
             # There it is a session to OpenSSL, and where it is no other is kept.
-            return bool(self._tls.session_reused)
-        cipher = self._tls.cipher()
-        return cipher is not None and "PSK" in cipher[0]
+            return agreed.reused
+        return "PSK" in agreed.cipher
 
     # -- down
 
@@ -380,11 +399,13 @@ class TLSFlow(HoldingFlow):
 
     def _encrypted(self, data: bytes | memoryview) -> bytes:
         if data:
-            self._write_rest(data, 0)
+            written = self._engine.write(data)
+            if written < len(data):
+                self._write_rest(data, written)
         return self._outgoing.read()
 
     def _write_rest(self, data: bytes | memoryview, written: int) -> None:
-        """Encrypt what no write has taken yet; one may stop at the end of a record."""
+        """Encrypt what the first write has not taken; one may stop at the end of a record."""
         write = self._engine.write
         view = memoryview(data)
         while written < len(view):
@@ -462,26 +483,36 @@ class TLSFlow(HoldingFlow):
             return cast("T", self._info())
         return super().find(wanted)
 
-    def _group(self) -> str | None:
-        if hasattr(self._tls, "group"):  # from Python 3.15 on
-            return cast("str | None", self._tls.group())
-        allowed = self._security.supported_group
-        return allowed[0] if len(allowed) == 1 and self._tls.version() == "TLSv1.3" else None
-
-    def _info(self) -> TLSInfo:
+    def _agreed(self) -> _Agreed:
+        """What OpenSSL knows, without a word more: nearly nobody asks for it."""
         if self._told is not None:
             return self._told
-        cipher = self._tls.cipher()
-        keyed = self._keyed
+        engine = self._engine
+        cipher = engine.cipher()
+        return _Agreed(
+            engine.version() or "",
+            "" if cipher is None else cipher[0],
+            self._engine.group() if _GROUP_IS_TOLD else None,
+            engine.selected_alpn_protocol(),
+            engine.session_reused,
+            self._shown(),
+        )
+
+    def _info(self) -> TLSInfo:
+        agreed = self._agreed()
+        keyed = self._keyed(agreed)
+        group, allowed = agreed.group, self._security.supported_group
+        if not _GROUP_IS_TOLD and len(allowed) == 1 and agreed.version == "TLSv1.3":
+            group = allowed[0]
         return TLSInfo(
-            version=self._tls.version() or "",
-            cipher="" if cipher is None else cipher[0],
-            group=self._group(),
-            alpn=self._tls.selected_alpn_protocol(),
-            resumed=bool(self._tls.session_reused) and not keyed,
+            version=agreed.version,
+            cipher=agreed.cipher,
+            group=group,
+            alpn=agreed.alpn,
+            resumed=agreed.reused and not keyed,
             verified=self._verifies or keyed,
             pre_shared_key=keyed,
-            chain=self._shown(),
+            chain=agreed.chain,
             early_data=False,  # Python's ssl has none
         )
 
@@ -617,7 +648,7 @@ class TLSFlow(HoldingFlow):
 
     def _let_go(self) -> None:
         """Free what OpenSSL has, keys before all: this flow lives as long as its Connection."""
-        self._told = self._info()
+        self._told = self._agreed()
         del self._tls, self._engine, self._incoming, self._outgoing
 
     @property
@@ -638,7 +669,17 @@ def _chain(tls: ssl.SSLObject, *, verified: bool) -> tuple[bytes, ...]:
     Python 3.13 on; before, only what is behind it does.
     """
     name = "get_verified_chain" if verified else "get_unverified_chain"
-    if hasattr(tls, name):
+    if _CHAINS_ARE_TOLD:
         return tuple(getattr(tls, name)())
     found = getattr(tls._sslobj, name)()  # type: ignore[attr-defined]  # noqa: SLF001  # see above
-    return tuple(each.public_bytes(_DER) for each in found or ())
+    return tuple([each.public_bytes(_DER) for each in found or ()])
+
+
+@functools.lru_cache(maxsize=256)
+def _as_asked_for(name: str) -> bytes:
+    """A server's name as ``ssl`` itself encodes it, each time anew.
+
+    Raises:
+        UnicodeError: It is none.
+    """
+    return name.encode("idna")

@@ -75,8 +75,6 @@ def name_to_verify(request: ConnectRequest, protocol: str) -> str | None:
         EstablishmentError: INVALID_CONFIGURATION: there is nothing to verify.
             NO_CANDIDATES: in a Rendezvous.
     """
-    from taps_core.plugin import SecurityMode
-
     if request.role == "rendezvous":
         raise EstablishmentError(
             f"{protocol}: in a Rendezvous nobody is the server",
@@ -87,6 +85,8 @@ def name_to_verify(request: ConnectRequest, protocol: str) -> str | None:
     if name is not None:
         # A zone is of this machine, and a final dot of the DNS.
         return name.partition("%")[0].rstrip(".")
+    from taps_core.plugin import SecurityMode
+
     if request.security.mode is not SecurityMode.OPPORTUNISTIC:
         raise EstablishmentError(
             f"{protocol}: there is no name to verify: give the Remote Endpoint a hostname",
