@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from taps_core.model.errors import CUT_OFF, EndOfData, Reason, ReceiveError
 from taps_core.model.messages import Message, MessageContext, Rest
-from taps_core.runtime.awaitables import TURN, TURN_OPERATION, afresh
+from taps_core.runtime.awaitables import ROUNDS, TURN, TURN_OPERATION, afresh
 
 if TYPE_CHECKING:
     import asyncio
@@ -705,7 +705,8 @@ class Inbox:
                 size = len(message.data)
             return message
         finally:
-            self._host._charge(size)
+            # As what is counted at marks: so much in a turn of the loop.
+            self._host._charge(size // ROUNDS)
             self.taken()
 
     def taken(self) -> None:

@@ -156,6 +156,18 @@ def test_a_receive_loop_yields_after_256_kib(run: Any, play: Any, ticks: Any) ->
     run(main)
 
 
+def test_bytes_without_boundaries_are_as_many_in_a_turn(run: Any, play: Any, ticks: Any) -> None:
+    async def main() -> None:
+        async with play.connection(play.STREAM) as (connection, flow):
+            flow.parts((bytes(200 * PIECE), None, False))
+            with ticks:
+                for _ in range(200):
+                    await connection.receive(max_length=PIECE)
+            assert 49 <= ticks.count <= 51
+
+    run(main)
+
+
 def test_iteration_over_an_endless_queue_can_be_timed_out(run: Any, play: Any) -> None:
     async def main() -> None:
         async with play.connection() as (connection, flow):
