@@ -148,6 +148,16 @@ async def fetch(url: str, *more_targets: str, trusted: str | None = None) -> lis
     return responses
 
 
+def is_url(text: str) -> bool:
+    """Whether it says with whom to speak HTTP."""
+    try:
+        parts = urlsplit(text)
+        _ = parts.port  # may be out of range
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname)
+
+
 def main() -> int:
     """Print what the pages are and how they begin."""
     parser = argparse.ArgumentParser(description="Fetch pages by HTTP/1.1, as Messages")
@@ -155,7 +165,7 @@ def main() -> int:
     parser.add_argument("path", nargs="*", help="fetched over the same Connection")
     parser.add_argument("--trust", metavar="PEM", help="whom to trust in place of the system's")
     arguments = parser.parse_args()
-    if not urlsplit(arguments.url).hostname:
+    if not is_url(arguments.url):
         parser.error("a URL looks like https://www.example.org/")
     try:
         responses = asyncio.run(fetch(arguments.url, *arguments.path, trusted=arguments.trust))

@@ -61,6 +61,12 @@ def test_https_where_there_is_none_says_so(nginx: int, run_example: Callable[...
     assert "Traceback" not in printed
 
 
+@pytest.mark.parametrize("url", ["http://[::1", "http://x:99999/", "ftp://x/", "//x/", "x"])
+def test_what_is_no_url_of_http_is_a_sentence(url: str, run_example: Callable[..., str]) -> None:
+    printed = run_example("http_get.py", url, status=2)
+    assert "a URL looks like" in printed
+
+
 def test_nobody_there_is_one_line(run_example: Callable[..., str]) -> None:
     printed = run_example("http_get.py", "http://127.0.0.1:1/", status=1)
     assert "127.0.0.1:1" in printed
