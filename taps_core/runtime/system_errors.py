@@ -50,12 +50,16 @@ _WORDS: Final = {
 }
 
 
-def establishment_failed(error: OSError, doing: str) -> EstablishmentError:
+def establishment_failed(
+    error: OSError, doing: str, *, sentence: str | None = None, transient: bool = False
+) -> EstablishmentError:
     """Why no connection or listener came to be.
 
     Args:
         error: From the socket.
         doing: What was tried, as in «connect to 192.0.2.1:80».
+        sentence: What to say, where a plugin knows better.
+        transient: Whether a later try may help, though for this error it mostly does not.
 
     Returns:
         «cannot connect to 192.0.2.1:80: nobody listens there», with the number
@@ -66,20 +70,24 @@ def establishment_failed(error: OSError, doing: str) -> EstablishmentError:
     kind = EstablishmentTimeout if code == errno.ETIMEDOUT else EstablishmentError
     why = _WORDS.get(code) if code is not None else None
     result = kind(
-        f"cannot {doing}: {why or _plain(error)}",
+        sentence or f"cannot {doing}: {why or _plain(error)}",
         detail=_name(code),
-        transient=code in _TRANSIENT,
+        transient=transient or code in _TRANSIENT,
     )
     result.errno = code
     return result
 
 
-def connection_failed(error: BaseException, peer: str) -> ConnectionError:
+def connection_failed(
+    error: BaseException, peer: str, *, reset: str | None = None, silent: str | None = None
+) -> ConnectionError:
     """Why an established connection ended.
 
     Args:
         error: From the socket or the event loop.
         peer: Whom it led to, as in «192.0.2.1:80».
+        reset: What to say where the peer ended it at once, if a plugin knows better.
+        silent: What to say where nothing was heard of it, likewise.
 
     Returns:
         A sentence, with the number of the system's error, and its name as
@@ -87,9 +95,12 @@ def connection_failed(error: BaseException, peer: str) -> ConnectionError:
     """
     code = getattr(error, "errno", None)
     if code in (errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED):
-        reason, sentence = Reason.CONNECTION_ABORTED, f"{peer} ended the connection at once"
+        reason = Reason.CONNECTION_ABORTED
+        sentence = reset or f"{peer} ended the connection at once"
     elif code == errno.ETIMEDOUT or code in _UNREACHABLE:
-        reason, sentence = Reason.TIMEOUT, f"nothing was heard of {peer} in time"
+        # Unreachable: an ICMP error does not end an established connection, but
+        # when retransmission gives up the kernel reports the last one seen.
+        reason, sentence = Reason.TIMEOUT, silent or f"nothing was heard of {peer} in time"
     else:
         reason = Reason.PROTOCOL_FAILED
         sentence = f"the connection to {peer} failed: {_plain(error)}"

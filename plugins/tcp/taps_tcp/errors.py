@@ -1,31 +1,21 @@
-"""What the operating system says, as errors of taps: translated once, here."""
+"""What the operating system says of TCP: in sentences that know more than those of any socket."""
 
 from __future__ import annotations
 
 import errno
-import os
 from typing import Final
 
 from taps_core.plugin import (
     ConnectionError,
     EstablishmentError,
-    EstablishmentTimeout,
-    Reason,
+    connection_failed,
+    establishment_failed,
 )
 
 __all__ = ["connect_error", "connection_error", "listen_error"]
 
-#: Out of something for now. ENOBUFS and ENOMEM also stand for kernel memory.
-_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-
 _UNREACHABLE: Final = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN})
 _FORBIDDEN: Final = frozenset({errno.EACCES, errno.EPERM})
-#: Worth another try later, with nothing changed by the application.
-_TRANSIENT: Final = (
-    _EXHAUSTED
-    | _UNREACHABLE
-    | {errno.ECONNREFUSED, errno.ECONNRESET, errno.ETIMEDOUT, errno.EAGAIN, errno.EADDRINUSE}
-)
 
 
 def connect_error(error: OSError, remote: str, local: str | None) -> EstablishmentError:
@@ -37,12 +27,11 @@ def connect_error(error: OSError, remote: str, local: str | None) -> Establishme
         local: The local address asked for, or ``None`` if none was.
     """
     code = error.errno
-    kind = EstablishmentError
-    transient = code in _TRANSIENT
+    sentence = None
+    transient = False
     if code == errno.ECONNREFUSED:
         sentence = f"connection refused by {remote}"
     elif code == errno.ETIMEDOUT:
-        kind = EstablishmentTimeout
         sentence = f"no answer from {remote}"
     elif code == errno.ECONNRESET:
         sentence = f"{remote} reset the connection during the handshake"
@@ -55,59 +44,33 @@ def connect_error(error: OSError, remote: str, local: str | None) -> Establishme
         sentence = _about_local(code, str(local))
     elif code in _FORBIDDEN:
         sentence = f"this system forbids connecting to {remote}"
-    else:
-        sentence = f"cannot connect to {remote}: {_plain(error)}"
-    return _established_not(kind, sentence, error, transient)
+    return establishment_failed(
+        error, f"connect to {remote}", sentence=sentence, transient=transient
+    )
 
 
 def listen_error(error: OSError, local: str) -> EstablishmentError:
     """Why no socket listens at ``local``."""
     code = error.errno
+    sentence = None
     if code in (errno.EADDRNOTAVAIL, errno.EADDRINUSE):
         sentence = _about_local(code, local)
     elif code in _FORBIDDEN:
         sentence = f"this system forbids listening at {local}"
-    else:
-        sentence = f"cannot listen at {local}: {_plain(error)}"
-    return _established_not(EstablishmentError, sentence, error, code in _TRANSIENT)
+    return establishment_failed(error, f"listen at {local}", sentence=sentence)
 
 
 def connection_error(error: BaseException, remote: str) -> ConnectionError:
     """Why an established connection ended."""
-    code = getattr(error, "errno", None)
-    if code in (errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED):
-        reason, sentence = Reason.CONNECTION_ABORTED, f"{remote} reset the connection"
-    elif code == errno.ETIMEDOUT or code in _UNREACHABLE:
-        # Unreachable: an ICMP error does not end an established connection, but
-        # when retransmission gives up the kernel reports the last one seen.
-        reason, sentence = Reason.TIMEOUT, f"no acknowledgement from {remote} in time"
-    else:
-        reason = Reason.PROTOCOL_FAILED
-        sentence = f"the connection to {remote} failed: {_plain(error)}"
-    result = ConnectionError(sentence, reason=reason, detail=_word(code))
-    result.errno = code
-    result.__cause__ = error
-    return result
+    return connection_failed(
+        error,
+        remote,
+        reset=f"{remote} reset the connection",
+        silent=f"no acknowledgement from {remote} in time",
+    )
 
 
 def _about_local(code: int, local: str) -> str:
     if code == errno.EADDRINUSE:
         return f"{local} is in use"
     return f"{local} is not an address of this machine"
-
-
-def _established_not(
-    kind: type[EstablishmentError], sentence: str, error: OSError, transient: bool
-) -> EstablishmentError:
-    result = kind(sentence, detail=_word(error.errno), transient=transient)
-    result.errno = error.errno
-    return result
-
-
-def _plain(error: BaseException) -> str:
-    code = getattr(error, "errno", None)
-    return os.strerror(code) if code else str(error) or repr(error)
-
-
-def _word(code: int | None) -> str | None:
-    return errno.errorcode.get(code) if code else None
