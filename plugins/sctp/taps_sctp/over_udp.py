@@ -11,14 +11,13 @@ from taps_core.plugin import (
     Availability,
     EstablishmentError,
     LocalEndpoint,
-    Reason,
     Support,
     Transport,
     establishment_failed,
     show_address,
 )
 from taps_sctp.options import PRIMARY_PATH, PROPERTIES
-from taps_sctp.transport import SCTP
+from taps_sctp.transport import SCTP, whom
 
 if TYPE_CHECKING:
     from taps_core.plugin import ConnectRequest, ListeningFlow, ListenRequest
@@ -87,22 +86,13 @@ class SCTPOverUDP(Transport):
         """Returns when the four-way handshake is done."""
         from taps_sctp.user_connecting import connect
 
-        remote = request.remote
-        if remote.ip_address is None or not remote.port:
-            raise EstablishmentError(
-                f"SCTP needs an IP address and a port, not {remote}",
-                reason=Reason.INVALID_CONFIGURATION,
-            )
-        if request.role == "rendezvous":
-            raise EstablishmentError(
-                "SCTP has no Rendezvous here", reason=Reason.INVALID_CONFIGURATION
-            )
+        address, port = whom(request)
         try:
             return await connect(asyncio.get_running_loop(), request)
         except EstablishmentError:
             raise
         except OSError as error:
-            where = show_address(remote.ip_address, remote.port)
+            where = show_address(address, port)
             raise establishment_failed(error, f"connect to {where} over SCTP and UDP") from error
 
     async def listen(self, request: ListenRequest) -> ListeningFlow:

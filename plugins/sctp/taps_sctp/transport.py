@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     )
     from taps_sctp.flow import SCTPFlow
 
-__all__ = ["SCTP"]
+__all__ = ["SCTP", "whom"]
 
 _A, _O, _N = Support
 #: What SCTP does with a property otherwise than any protocol with Messages, and how or
@@ -120,6 +120,23 @@ _TABLE: Final = MappingProxyType(
 )
 
 
+def whom(request: ConnectRequest) -> tuple[str, int]:
+    """The address and port to connect to.
+
+    Raises:
+        EstablishmentError: INVALID_CONFIGURATION: there is none, or both sides would open.
+    """
+    remote = request.remote
+    if remote.ip_address is None or not remote.port:
+        raise EstablishmentError(
+            f"SCTP needs an IP address and a port, not {remote}",
+            reason=Reason.INVALID_CONFIGURATION,
+        )
+    if request.role == "rendezvous":
+        raise EstablishmentError("SCTP has no Rendezvous here", reason=Reason.INVALID_CONFIGURATION)
+    return remote.ip_address, remote.port
+
+
 class SCTP(Transport):
     """SCTP over IPv4 and IPv6, the kernel's (RFC 9260; mapping: RFC 9623, section 10.6)."""
 
@@ -152,16 +169,7 @@ class SCTP(Transport):
 
         loop = asyncio.get_running_loop()
         remote, properties = request.remote, request.properties
-        address, port = remote.ip_address, remote.port
-        if address is None or port is None:
-            raise EstablishmentError(
-                f"SCTP needs an IP address and a port, not {remote}",
-                reason=Reason.INVALID_CONFIGURATION,
-            )
-        if request.role == "rendezvous":
-            raise EstablishmentError(
-                "SCTP has no Rendezvous here", reason=Reason.INVALID_CONFIGURATION
-            )
+        address, port = whom(request)
         locals_: Sequence[LocalEndpoint] = ()
         remotes: Sequence[RemoteEndpoint] = (remote,)
         if addresses.uses_many(properties):
