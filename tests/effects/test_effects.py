@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from taps_core.plugin import Property
     from taps_core.testing.fixtures import Run
 
-# Every combination there is, which takes its time.
-pytestmark = pytest.mark.slow
-
 ROOT = pathlib.Path(__file__).parents[2]
 #: Every line of the table that is about a Connection or Message Property.
 CLAIMS = [
