@@ -61,6 +61,8 @@ _current: ContextVar[tuple[System, ...]] = ContextVar("taps_core_system", defaul
 #: Provisioning Domains whose resolvers are remembered at most.
 _DOMAINS: Final = 64
 
+_NO_POLICY: Final = Policy()
+
 
 class System:
     """Plugins, resolver and policy that Connections are made with.
@@ -225,7 +227,11 @@ class System:
     @property
     def has_read(self) -> bool:
         """Whether plugins are imported and policy files read."""
-        return self._written is not None and self.registry.loaded
+        registry = self.registry
+        if self._written is None and self._policy_files == () and registry.loaded:
+            # Nobody has anything to say: then there is nothing to wait for.
+            self._written = None if registry.policies else _NO_POLICY
+        return self._written is not None and registry.loaded
 
     def read(self) -> None:
         """Do both, in a thread: it takes a while.

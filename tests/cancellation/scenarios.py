@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import taps_core as taps
 from taps_core.planning.staggering import RESOLUTION_DELAY
 from taps_core.runtime.resolver import Resolver
+from taps_core.runtime.survey import of_this_machine
 from tests.cancellation.places import turns
 
 if TYPE_CHECKING:
@@ -210,6 +211,30 @@ async def initiate_that_loads_the_plugins(place: Place) -> AsyncIterator[Act]:
 
         async def act() -> None:
             there = place.preconnection(remote=listener.remote_endpoint, system=fresh)
+            made.append(await there.initiate())
+
+        yield act
+        if not made:
+            assert not fresh.runtime().connections
+            assert not fresh.runtime().tasks
+        await place.end(*made)
+
+
+@covers("LoopRuntime.load_paths", where=only("tcp"))
+async def initiate_that_loads_what_tells_of_paths(place: Place) -> AsyncIterator[Act]:
+    """The first Connection by a path imports it in a thread."""
+    made: list[Connection] = []
+
+    async with place.listen(Collector()) as listener:
+        fresh = taps.System(plugins=place.system.registry)
+        of_this_machine.cache_clear()
+
+        async def act() -> None:
+            there = place.preconnection(
+                remote=listener.remote_endpoint,
+                system=fresh,
+                transport=taps.TransportProperties().prefer(interface="loopback"),
+            )
             made.append(await there.initiate())
 
         yield act
