@@ -131,8 +131,8 @@ def test_it_fails_where_nothing_is_ready_and_says_why(run: Run, nobody: str) -> 
 
 def test_its_time_is_bounded(run: Run, server: Server) -> None:
     # The server never answers TLS.
-    out, _ = run(server.address, "--timeout", "0.5", expect=1)
-    assert "nothing was ready within 0.5 s" in out
+    out, _ = run(server.address, "--timeout", "2", expect=1)
+    assert "nothing was ready within 2 s" in out
     assert "connected, the handshake above begins" in out
     assert "it was closed when the time was over" in " ".join(out.split())
 
