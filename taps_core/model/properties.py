@@ -294,9 +294,9 @@ class TransportProperties:
             else:
                 values[name] = value
         if values["msgOrdered"] is None:
-            values["msgOrdered"] = values["preserveOrder"].value > 0
+            values["msgOrdered"] = values["preserveOrder"].wanted
         if values["msgReliable"] is None:
-            values["msgReliable"] = values["reliability"].value > 0
+            values["msgReliable"] = values["reliability"].wanted
         if values["msgCapacityProfile"] is None:
             values["msgCapacityProfile"] = values["connCapacityProfile"]
         return values

@@ -41,6 +41,12 @@ class Preference(Enum):
     AVOID = -1
     PROHIBIT = -2
 
+    def __init__(self, value: int) -> None:
+        #: Whether it is Require or Prefer; an attribute, as ``value`` is a Python function.
+        self.wanted = value > 0
+        #: Whether it is Avoid or Prohibit.
+        self.unwanted = value < 0
+
     def __str__(self) -> str:
         return self.name.replace("_", " ").title()
 

@@ -295,6 +295,10 @@ class _Parameter(Generic[T]):
         return value
 
 
+#: Parameters with something that this end alone may know.
+_PRIVATE: Final = ("preSharedKey", "serverCertificate", "clientCertificate", "context")
+
+
 class SecurityParameters:
     """What security is wanted; without arguments: secure defaults.
 
@@ -448,6 +452,21 @@ class SecurityParameters:
         parameters._trust = self._trust
         parameters._challenge = self._challenge
         return parameters
+
+    @property
+    def key(self) -> tuple[Any, ...] | None:
+        """The same for equal parameters, and hashable; ``None`` where nobody is to keep it.
+
+        That is where they hold secrets, or call the application back.
+        """
+        values = self._values
+        if self._trust is not None or self._challenge is not None:
+            return None
+        if not values:
+            return (self._mode,)
+        if not values.keys().isdisjoint(_PRIVATE):
+            return None
+        return (self._mode, *values.items())
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, SecurityParameters):

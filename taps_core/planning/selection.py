@@ -62,12 +62,15 @@ class Selector:
         self._stacks: dict[tuple[FramerDefinition, ...], list[Stack]] = {}
         self._selections: dict[Any, Selection] = {}
         self._definitions: tuple[Property, ...] | None = None
+        #: Another object after each :meth:`invalidate`.
+        self.epoch = object()
 
     def invalidate(self) -> None:
         """Forget: plugins came or went, or can run what they could not before."""
         self._stacks.clear()
         self._selections.clear()
         self._definitions = None
+        self.epoch = object()
 
     def select(
         self,

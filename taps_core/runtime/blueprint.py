@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from taps_core.model.properties import EXTENSIONS, PROPERTIES, Kind
+from taps_core.model.properties import EXTENSIONS, PROPERTIES, Direction, Kind
 from taps_core.model.security import SecurityMode
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from taps_core.model.layers import FramerDefinition
     from taps_core.model.properties import Property, Role, TransportProperties
     from taps_core.model.security import SecurityParameters
+    from taps_core.planning.candidates import Leaf
     from taps_core.runtime.system import LoopRuntime
 
 __all__ = ["Blueprint", "WorkedOut", "with_protocols"]
@@ -40,6 +41,9 @@ class Blueprint:
             resolved. Never changed in place.
         group_properties: Connection Properties that a new group begins with,
             ``tcp.…`` included once they are known. Never changed in place.
+        only: The one candidate that gathering found last, with what it depends on; kept by
+            :mod:`taps_core.runtime.gathering`.
+        receives_only, sends_only: Whether ``direction`` says so.
         learned: Whether the plugins' own properties (``tcp.…``) are known.
         message_defaults: Message Properties that the application set.
         offered_security: ``security``, where ``alpn`` was left alone with the application
@@ -47,7 +51,6 @@ class Blueprint:
     """
 
     __slots__ = (
-        "__weakref__",
         "close_timeout",
         "effective",
         "event_log",
@@ -55,14 +58,16 @@ class Blueprint:
         "group_properties",
         "learned",
         "local",
-        "loop",
         "message_defaults",
         "offered_security",
+        "only",
         "properties",
+        "receives_only",
         "remote",
         "role",
         "runtime",
         "security",
+        "sends_only",
     )
 
     def __init__(
@@ -77,7 +82,6 @@ class Blueprint:
         framers: tuple[FramerDefinition, ...],
     ) -> None:
         self.runtime = runtime
-        self.loop: asyncio.AbstractEventLoop = runtime.loop
         self.close_timeout = runtime.system.close_timeout
         self.event_log = runtime.system.event_log
         self.role = role
@@ -88,6 +92,7 @@ class Blueprint:
         self.offered_security = with_protocols(security, framers)
         self.framers = framers
         self.learned = False
+        self.only: tuple[object, Leaf] | None = None
         self.effective: Mapping[str, Any] = {}
         self.group_properties: Mapping[str, Any] = {}
         # Connections made alike share them.
@@ -96,11 +101,17 @@ class Blueprint:
             self.learn(registry.properties.values())
         else:
             self.effective, self.group_properties = self._work_out((), own=False)
+            self._note_direction()
         self.message_defaults: dict[str, Any] = {
             name: value
             for name, value in properties.explicit.items()
             if name in PROPERTIES and PROPERTIES[name].kind is Kind.MESSAGE
         }
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop that it is for. Not kept: whoever keeps this must not keep that."""
+        return self.runtime.loop
 
     def is_of(
         self,
@@ -150,6 +161,12 @@ class Blueprint:
                 known[key] = found
         self.effective, self.group_properties = found
         self.learned = True
+        self._note_direction()
+
+    def _note_direction(self) -> None:
+        direction = self.effective["direction"]
+        self.sends_only = direction is Direction.UNIDIRECTIONAL_SEND
+        self.receives_only = direction is Direction.UNIDIRECTIONAL_RECEIVE
 
     def _work_out(self, definitions: Iterable[Property], *, own: bool) -> WorkedOut:
         """All properties, and those of Connections; ``own``: of plugins, too."""
@@ -163,8 +180,9 @@ class Blueprint:
     def but(self, **changes: Any) -> Blueprint:
         """A copy with attributes changed, for a clone."""
         copy = Blueprint.__new__(Blueprint)
-        for name in self.__slots__[1:]:
+        for name in self.__slots__:
             setattr(copy, name, changes.get(name, getattr(self, name)))
+        copy.only = None
         if "framers" in changes:
             copy.offered_security = with_protocols(copy.security, copy.framers)
         return copy

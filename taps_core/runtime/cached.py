@@ -80,6 +80,10 @@ class CachedState:
 
     # -- for the runtime
 
+    def knows(self, remotes: Sequence[RemoteEndpoint]) -> bool:
+        """Whether anything is remembered of one of these."""
+        return self._history.knows(remotes)
+
     def about(self, remotes: Sequence[RemoteEndpoint], paths: Paths) -> Evidence:
         """What is known about the stacks to these."""
         if not self._history.knows(remotes):

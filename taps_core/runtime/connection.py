@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from taps_core.model.capabilities import Support
 from taps_core.model.endpoints import LocalEndpoint, RemoteEndpoint, added, without
@@ -38,8 +38,10 @@ from taps_core.runtime.awaitables import (
     afresh,
 )
 from taps_core.runtime.dispatch import Dispatcher, EventStream
+from taps_core.runtime.inbox import REST
 from taps_core.runtime.receiving_half import ReceivingHalf
 from taps_core.runtime.system_errors import stack_failed
+from taps_core.runtime.tasks import Interruptible
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -63,6 +65,12 @@ __all__ = ["Connection"]
 logger = logging.getLogger("taps_core")
 
 T = TypeVar("T")
+
+# Whoever is told gets a copy.
+_CLOSED_HERE: Final = ReceiveError(
+    "the Connection was closed on this side", reason=Reason.CONNECTION_CLOSED
+)
+_CLOSED_THERE: Final = EndOfData("the peer closed the Connection")
 
 
 class Connection(ReceivingHalf[T]):
@@ -95,18 +103,27 @@ class Connection(ReceivingHalf[T]):
     async def _wait_ready(self) -> Connection[T]:
         """Ready, or the error that prevented it. Cancelling aborts establishment."""
         if self._waiting is not None:
+            work = self._work
             try:
-                await self._settled()
+                if self._start is not None:
+                    # Whoever is the first to wait may as well do it.
+                    self._start.cancel()
+                    self._start = None
+                    assert work is not None
+                    await work
+                    if self._dispatcher is not None:
+                        await REST  # handlers come first
+                else:
+                    await self._settled()
             except asyncio.CancelledError:
                 # Also if it became Ready in this very turn: whoever asked for
                 # it has not got it.
-                task = self._task
                 self.abort()
-                if task is not None:
-                    await asyncio.wait([task])
+                if work is not None:
+                    await work.over()
                 await self._released()
                 raise
-        elif self._stack is None and self._error is not None:
+        if self._stack is None and self._error is not None:
             self._error_is_known()
             raise afresh(self._error)
         return self
@@ -124,25 +141,35 @@ class Connection(ReceivingHalf[T]):
             await self._released()
 
     async def _close_in_time(self) -> None:
+        undelivered: list[bool] = []
+        timer = self._loop.call_later(self.close_timeout, self._close_timed_out, undelivered)
         try:
-            async with asyncio.timeout(self.close_timeout):
-                await self.close()
-        except TimeoutError:
-            outbox = self._outbox
-            undelivered = outbox is not None and not outbox.idle
-            if not undelivered and self._flow is not None:
+            await self.close()
+        finally:
+            timer.cancel()
+        if True in undelivered:
+            raise ConnectionError(
+                "not everything was delivered, as far as is known, "
+                f"{self.close_timeout:g} s after Close",
+                reason=Reason.TIMEOUT,
+            )
+
+    def _close_timed_out(self, undelivered: list[bool]) -> None:
+        """Abort what does not end, and say whether something was left."""
+        outbox = self._outbox
+        try:
+            if outbox is not None and not outbox.idle:
+                undelivered.append(True)
+            elif self._flow is not None:
                 # A stack that does not know cannot vouch for it either.
-                undelivered = self._flow.read("_taps.undelivered") != 0
+                undelivered.append(self._flow.read("_taps.undelivered") != 0)
+        finally:
             self.abort()
-            if undelivered:
-                raise ConnectionError(
-                    "not everything was delivered, as far as is known, "
-                    f"{self.close_timeout:g} s after Close",
-                    reason=Reason.TIMEOUT,
-                ) from None
 
     async def _released(self) -> None:
-        """Until the stack has let go of its resources."""
+        """Until the stack has let go of its resources, and establishment of its own."""
+        if self._work is not None:
+            await self._work.over()
         while self._flow is not None and not self._gone:
             await self._next_end()
 
@@ -172,21 +199,30 @@ class Connection(ReceivingHalf[T]):
             self._unheard.exception()
             self._unheard = None
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
-        """Let ``work`` establish it, in a task that the runtime owns."""
+    def _begin(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Let ``work()`` establish it, from the loop's next turn on.
+
+        Whoever awaits it before does it. In a task of its own that takes two turns of the
+        loop more, and the task.
+        """
         self._waiting = []
         self.report = EstablishmentReport(self._loop.time())
-        task = self._blueprint.runtime.spawn(work)
-        if not task.done():
-            # A loop with eager tasks may be through already.
-            self._task = task
+        self._work = Interruptible(work)
+        self._start = self._loop.call_soon(self._begin_alone)
+
+    def _begin_alone(self) -> None:
+        """Nobody waits: in a task that the runtime owns."""
+        self._start = None
+        assert self._work is not None
+        _ = self._blueprint.runtime.spawn(_do(self._work))  # which keeps it
 
     def _established(self, flow: Flow, stack: Stack) -> None:
         """The race has a winner, or a Listener hands over."""
         if self._state is ConnectionState.CLOSED:
             flow.abort()
             return
-        self._task = None
+        blueprint = self._blueprint
+        self._work = None
         self._flow = flow
         self._stack = stack
         self._down = flow.send
@@ -198,7 +234,7 @@ class Connection(ReceivingHalf[T]):
         self._state = advance(self._state, E.READY)
         if self._log is not None:
             self._note("ready", stack=str(stack), remote=str(self.remote_endpoint))
-        if self._blueprint.effective["direction"] == "Unidirectional send":
+        if blueprint.sends_only:
             inbox.drop(
                 ReceiveError(
                     "direction is Unidirectional send", reason=Reason.INVALID_CONFIGURATION
@@ -208,10 +244,7 @@ class Connection(ReceivingHalf[T]):
             if not self.accepted:
                 self._dispatcher.emit(Ready())
             self._consider_paths()
-        elif (
-            self._log is not None
-            or self._blueprint.effective["multipath"] is not Multipath.DISABLED
-        ):
+        elif self._log is not None or blueprint.effective["multipath"] is not Multipath.DISABLED:
             self._consider_paths()
         self._settle()
         flow.start(inbox)
@@ -236,7 +269,7 @@ class Connection(ReceivingHalf[T]):
             return
         entry = self._entry(early.data, early.context, properties, None, True)
         entry.dropped = True  # its outcome is an event, or logged
-        if self._receives_only:
+        if self._blueprint.receives_only:
             _ = self._failed(self._wrong_direction(), entry)
             return
         entry.unchecked = properties
@@ -246,7 +279,7 @@ class Connection(ReceivingHalf[T]):
         """No candidate is left."""
         if self._state is ConnectionState.CLOSED:
             return
-        self._task = None
+        self._work = None
         self._early = None
         self._terminate(E.ESTABLISHMENT_ERROR, error, error)
 
@@ -277,9 +310,7 @@ class Connection(ReceivingHalf[T]):
         self._fast = False
         if self._log is not None:
             self._note("close")
-        self._inbox.drop(
-            ReceiveError("the Connection was closed on this side", reason=Reason.CONNECTION_CLOSED)
-        )
+        self._inbox.drop(_CLOSED_HERE)
         self._batch = 0
         outbox = self._outbox
         if outbox is not None and not outbox.end_unfinished(
@@ -315,13 +346,16 @@ class Connection(ReceivingHalf[T]):
                     self._break(problem)
 
     def _give_up(self, sentence: str) -> None:
-        task, self._task = self._task, None
+        start, self._start = self._start, None
         self._early = None
         error = EstablishmentError(sentence, reason=Reason.LOCAL_ABORT)
         error.report = self.report
+        if start is not None:
+            start.cancel()
+            self.report.over("cancelled", self._loop.time())
         self._terminate(E.ESTABLISHMENT_ERROR, error, error)
-        if task is not None:
-            task.cancel()
+        if start is None and self._work is not None:
+            self._work.interrupt()
 
     def abort(self) -> None:
         """Abort (RFC 9622, section 10): end at once, drop what is pending.
@@ -390,7 +424,7 @@ class Connection(ReceivingHalf[T]):
                 reason=Reason.CONNECTION_ABORTED,
             )
         if error is None:
-            self._inbox.finish(EndOfData("the peer closed the Connection"))
+            self._inbox.finish(_CLOSED_THERE)
             self._terminate(E.CLOSED, Closed(), None)
         else:
             failure = _as_connection_error(error)
@@ -449,6 +483,7 @@ class Connection(ReceivingHalf[T]):
     def _forget(self) -> None:
         runtime = self._blueprint.runtime
         runtime.connections.discard(self)
+        self._inbox.let_go()
         if runtime.monitor is not None:
             runtime.monitor.forget(self)
 
@@ -749,14 +784,18 @@ class Connection(ReceivingHalf[T]):
             if before and not after:
                 raise PropertyError(f"no {what} Endpoint would be left: abort() gives up")
         self._blueprint = blueprint.but(local=here, remote=there)
-        regather, self._regather = self._regather, None
-        if regather is not None:
-            regather()
+        if self._gathers and self._work is not None:
+            self._gathers = False
+            self._work.interrupt(for_good=False)
 
     def __repr__(self) -> str:
         where = self.remote_endpoint
         over = f" over {self._stack}" if self._stack is not None else ""
         return f"<Connection {self._state.value} to {where}{over}>"
+
+
+async def _do(work: Interruptible) -> None:
+    await work
 
 
 class _Closing:

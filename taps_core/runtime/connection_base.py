@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from taps_core.runtime.group import Group
     from taps_core.runtime.listener import Listener
     from taps_core.runtime.outbox import Entry, Outbox
+    from taps_core.runtime.tasks import Interruptible
 
 __all__ = ["ConnectionBase"]
 
@@ -65,6 +66,7 @@ class ConnectionBase(ABC, Generic[T]):
         "_final",
         "_flow",
         "_flush_down",
+        "_gathers",
         "_gone",
         "_group",
         "_inbox",
@@ -76,18 +78,18 @@ class ConnectionBase(ABC, Generic[T]):
         "_objects",
         "_outbox",
         "_priority",
-        "_regather",
         "_rounds",
         "_settings",
         "_stack",
+        "_start",
         "_state",
-        "_task",
         "_through",
         "_through_down",
         "_turn",
         "_unheard",
         "_waiting",
         "_warned",
+        "_work",
         "accepted",
         "close_timeout",
         "report",
@@ -128,14 +130,17 @@ class ConnectionBase(ABC, Generic[T]):
         self._final = False
         self._objects = False
         self._error: TapsError | None = None
-        self._task: asyncio.Task[None] | None = None
+        # What establishes it, until that is done; and what begins with that if nobody
+        # awaits it before the loop's next turn.
+        self._work: Interruptible | None = None
+        self._start: asyncio.Handle | None = None
         # Who waits for Ready while it is establishing; then None.
         self._waiting: list[asyncio.Future[None]] | None = None
         # Holds the error of an establishment that nobody has asked about yet.
         self._unheard: asyncio.Future[None] | None = None
         self._early: Entry | None = None
-        # Works out the candidates anew, while they are being tried.
-        self._regather: Callable[[], object] | None = None
+        # Whether candidates are being tried that other endpoints would change.
+        self._gathers = False
         # What won the race, for a clone that has to connect again.
         self._leaf: Leaf | None = None
         # The Listener that handed it over, to be told of its end.

@@ -11,22 +11,23 @@ from taps_core.model.flow import Flow
 from taps_core.model.layers import AcceptRequest, ConnectRequest, EarlyData, SecurityLayer
 from taps_core.planning.candidates import Leaf, companions
 from taps_core.runtime.framing import FramerConnector, accept_framed, wrap
-from taps_core.runtime.gathering import gather
+from taps_core.runtime.gathering import at_hand, gather
 from taps_core.runtime.race import common, only, race, unfinished
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
 
     from taps_core.model.endpoints import LocalEndpoint, RemoteEndpoint
     from taps_core.model.flow import Session
     from taps_core.model.layers import Connector
     from taps_core.model.reports import Attempt, EstablishmentReport
-    from taps_core.planning.race import RacePlanner
     from taps_core.planning.stacks import Stack
     from taps_core.planning.staggering import Staggering
     from taps_core.runtime.blueprint import Blueprint
     from taps_core.runtime.connection import Connection
+    from taps_core.runtime.outbox import Entry
     from taps_core.runtime.race import Late
+    from taps_core.runtime.tasks import Interruptible
 
 __all__ = [
     "TIMEOUT",
@@ -51,26 +52,52 @@ TIMEOUT: Final = 30.0
 
 async def establish(connection: Connection[Any], timeout: float | None) -> None:
     """Bring ``connection`` to Ready or EstablishmentError; never raises but CancelledError."""
-    report = connection.report
+    report, loop, work = connection.report, connection._loop, connection._work
+    assert work is not None
     deadline = None if timeout is None else report.began + timeout
-    scope = asyncio.timeout_at(deadline)
+    expiry = None if deadline is None else _Expiry(work, loop, deadline)
     try:
-        async with scope:
-            won = await _win_in_the_end(connection, report, deadline)
+        won = await _win_in_the_end(connection, report, deadline, work)
     except BaseException as error:
-        failure = _failure(error, report, scope.expired(), timeout)
-        over(report, failure, connection._loop.time())
+        expired = expiry is not None and expiry.caused(error)
+        failure = _failure(error, report, timeout if expired else None)
+        over(report, failure, loop.time())
         connection._establishment_failed(failure)
         if not isinstance(error, Exception):
             raise
         return
     finally:
-        connection._regather = None
-    report.over("ready", connection._loop.time())
+        connection._gathers = False
+        if expiry is not None:
+            expiry.timer.cancel()
+    report.over("ready", loop.time())
     try:
         won.establish(connection)
     except Exception as problem:  # noqa: BLE001  # a layer of others broke as it was started
         connection._break(problem)
+
+
+class _Expiry:
+    """Interrupts an establishment when its time is over."""
+
+    __slots__ = ("_expired", "_work", "timer")
+
+    def __init__(
+        self, work: Interruptible, loop: asyncio.AbstractEventLoop, deadline: float
+    ) -> None:
+        self._work = work
+        self._expired = False
+        self.timer = loop.call_at(deadline, self._expire)
+
+    def _expire(self) -> None:
+        self._expired = True
+        self._work.interrupt()
+
+    def caused(self, error: BaseException) -> bool:
+        """Whether ``error`` comes of this, and the task was not cancelled as well."""
+        return (
+            self._expired and isinstance(error, asyncio.CancelledError) and not self._work.cancelled
+        )
 
 
 def over(report: EstablishmentReport, failure: EstablishmentError, now: float) -> None:
@@ -81,27 +108,29 @@ def over(report: EstablishmentReport, failure: EstablishmentError, now: float) -
 
 
 async def _win_in_the_end(
-    connection: Connection[Any], report: EstablishmentReport, deadline: float | None
+    connection: Connection[Any],
+    report: EstablishmentReport,
+    deadline: float | None,
+    work: Interruptible,
 ) -> Won:
     """Win with the endpoints that there are then: they may change meanwhile (RFC 9622, 7.5)."""
-    task = asyncio.current_task()
-    assert task is not None
     while True:
         blueprint = connection._blueprint
-        connection._regather = task.cancel
+        connection._gathers = True
         try:
             return await _win(connection, report, deadline)
         except asyncio.CancelledError:
-            # Another's cancellation, perhaps in the same turn, is no reason to go on.
-            if connection._blueprint is blueprint or task.uncancel():
+            # Another reason to end, perhaps in the same turn, is no reason to go on.
+            if connection._blueprint is blueprint or not work.resumed():
                 raise
 
 
 def _failure(
-    error: BaseException, report: EstablishmentReport, expired: bool, timeout: float | None
+    error: BaseException, report: EstablishmentReport, timeout: float | None
 ) -> EstablishmentError:
+    """What the application is told; ``timeout``: so much time is over, and nothing else."""
     attempts = report.attempts
-    if expired and isinstance(error, TimeoutError):
+    if timeout is not None:
         # Of those that had failed before, time was not the cause.
         pending = [each.error for each in attempts if each.outcome == "cancelled"]
         return EstablishmentTimeout(
@@ -139,13 +168,17 @@ async def _win(
     connection: Connection[Any], report: EstablishmentReport, deadline: float | None
 ) -> Won:
     blueprint = connection._blueprint
-    await load(blueprint)
+    system = blueprint.runtime.system
+    group = connection._group
+    leaf = at_hand(blueprint)
+    if leaf is None:
+        await load(blueprint)
     if connection._hears_of_paths:
         await blueprint.runtime.load_paths()  # so that it misses nothing from Ready on
-    group = connection._group
     group.learn(blueprint)
+    if leaf is not None:
+        return await _try(connection, leaf, report, report.gather(), deadline)
     isolated = group.properties["isolateSession"]
-    system = blueprint.runtime.system
     staggering = system.staggering_for(blueprint.properties, blueprint.remote)
     if isolated:
         staggering = staggering.isolated()
@@ -164,62 +197,114 @@ async def _race(
     late: Late | None = None,
 ) -> Won:
     """Try the leaves, and those that become known ``late``; then nothing of either is left."""
+    if len(leaves) == 1 and late is None:
+        # Whoever has one address to go to needs no planner.
+        return await _try(connection, leaves[0], report, attempts, deadline)
+
+    from taps_core.planning.race import RacePlanner
+
     loop = connection._loop
-    asked: dict[Leaf, Mapping[str, Any]] = {}
-    offered: dict[Leaf, EarlyData] = {}
-    planner: RacePlanner | None = None
+    started: dict[Leaf, _Attempt] = {}
 
     async def attempt(leaf: Leaf) -> Flow:
+        def connected() -> None:
+            planner.attempt_connected(leaf, loop.time())
+            report.tell(planner.attempt_of(leaf))
+
+        this = started[leaf] = _Attempt(connection, leaf)
+        return await this.connect(companions(leaf, planner.leaves), deadline, connected)
+
+    planner = RacePlanner(
+        leaves,
+        delay=staggering,
+        racing=connection._blueprint.effective["_taps.racing"],
+        expect_more=late is not None,
+        began=report.began,
+        attempts=attempts,
+    )
+    try:
+        leaf, flow = await race(planner, attempt, late=late, changed=report.tell)
+    finally:
+        report.waiting = planner.waiting
+        if not connection._group.properties["isolateSession"]:
+            system = connection._blueprint.runtime.system
+            system.cached.learn(planner, system.paths)
+    return started[leaf].won(flow)
+
+
+async def _try(
+    connection: Connection[Any],
+    leaf: Leaf,
+    report: EstablishmentReport,
+    attempts: list[Attempt],
+    deadline: float | None,
+) -> Won:
+    """The one leaf there is."""
+
+    def connected() -> None:
+        attempts[-1].connected = connection._loop.time() - report.began
+        report.tell(attempts[-1])
+
+    def attempt(leaf: Leaf) -> Coroutine[Any, Any, Flow]:
+        return this.connect(_ALONE, deadline, connected)
+
+    this = _Attempt(connection, leaf)
+    work = connection._work
+    return this.won(await only(leaf, attempt, attempts, report.began, report.tell, work))
+
+
+#: Where there is nothing else that could be used.
+_ALONE: Final = ((), ())
+
+
+class _Attempt:
+    """One attempt of a Connection, and what it was asked for with."""
+
+    __slots__ = ("_asked", "_connection", "_early", "_leaf")
+
+    def __init__(self, connection: Connection[Any], leaf: Leaf) -> None:
+        self._connection = connection
+        self._leaf = leaf
         # As they are now: they may change while others are tried.
-        asked[leaf] = connection._group.requested(connection)
-        early = _early_data(connection, leaf.stack)
-        if early is not None:
-            offered[leaf] = early
-        others = companions(leaf, leaves if planner is None else planner.leaves)
-        request = _request(connection._blueprint, leaf, others, asked[leaf], deadline, early)
-        lower: Connector = leaf.stack.transport
-        if leaf.stack.security is not None:
+        self._asked = connection._group.requested(connection)
+        early = connection._early
+        self._early = None if early is None else _early_data(connection, early, leaf.stack)
 
-            def connected() -> None:
-                if planner is None:
-                    record = attempts[-1]
-                    record.connected = loop.time() - report.began
-                else:
-                    planner.attempt_connected(leaf, loop.time())
-                    record = planner.attempt_of(leaf)
-                report.tell(record)
-
+    async def connect(
+        self,
+        others: tuple[Sequence[RemoteEndpoint], Sequence[LocalEndpoint]],
+        deadline: float | None,
+        connected: Callable[[], None],
+    ) -> Flow:
+        """Through all layers; ``connected`` is called when those above the transport go on."""
+        blueprint, leaf = self._connection._blueprint, self._leaf
+        stack, remote = leaf.stack, leaf.remote
+        request = ConnectRequest(
+            remote=remote,
+            local=leaf.local,
+            other_remotes=others[0],
+            other_locals=others[1],
+            properties=self._asked,
+            security=blueprint.offered_security,
+            server_name=remote.hostname,
+            role=blueprint.role,
+            deadline=deadline,
+            early=self._early,
+        )
+        lower: Connector = stack.transport
+        if stack.security is not None:
             lower = _Noted(lower, connected)
-        flow = await connector(leaf.stack, lower).connect(request)
+        flow = await connector(stack, lower).connect(request)
         if not isinstance(flow, Flow):
-            raise TypeError(f"{leaf.stack} is connected, and gave {flow!r} in place of a Flow")
+            raise TypeError(f"{stack} is connected, and gave {flow!r} in place of a Flow")
         return flow
 
-    if len(leaves) == 1 and late is None:
-        leaf = leaves[0]
-        flow = await only(leaf, attempt, attempts, report.began, report.tell)
-    else:
-        # Whoever has one address to go to needs no planner.
-        from taps_core.planning.race import RacePlanner
-
-        planner = RacePlanner(
-            leaves,
-            delay=staggering,
-            racing=connection._blueprint.effective["_taps.racing"],
-            expect_more=late is not None,
-            began=report.began,
-            attempts=attempts,
-        )
-        try:
-            leaf, flow = await race(planner, attempt, late=late, changed=report.tell)
-        finally:
-            report.waiting = planner.waiting
-            if not connection._group.properties["isolateSession"]:
-                system = connection._blueprint.runtime.system
-                system.cached.learn(planner, system.paths)
-    if leaf in offered and offered[leaf].taken and connection._early is not None:
-        connection._early.done = True
-    return Won(flow, leaf.stack, asked[leaf], leaf)
+    def won(self, flow: Flow) -> Won:
+        """It is the one that is used."""
+        early = self._connection._early
+        if self._early is not None and self._early.taken and early is not None:
+            early.done = True
+        return Won(flow, self._leaf.stack, self._asked, self._leaf)
 
 
 class _Noted:
@@ -237,40 +322,16 @@ class _Noted:
         return flow
 
 
-def _early_data(connection: Connection[Any], stack: Stack) -> EarlyData | None:
+def _early_data(connection: Connection[Any], entry: Entry, stack: Stack) -> EarlyData | None:
     """What InitiateWithSend was given, if it may travel with this stack's handshake."""
-    entry = connection._early
     if (
-        entry is None
-        or not stack.capabilities.early_data
-        or connection._receives_only
-        or connection._blueprint.effective["zeroRttMsg"].value < 0
+        not stack.capabilities.early_data
+        or connection._blueprint.receives_only
+        or connection._blueprint.effective["zeroRttMsg"].unwanted
     ):
         return None
     properties = {**connection._defaults, **entry.context.properties}
     return EarlyData(entry.data) if properties.get("safelyReplayable") else None
-
-
-def _request(
-    blueprint: Blueprint,
-    leaf: Leaf,
-    others: tuple[Sequence[RemoteEndpoint], Sequence[LocalEndpoint]],
-    properties: Mapping[str, Any],
-    deadline: float | None,
-    early: EarlyData | None,
-) -> ConnectRequest:
-    return ConnectRequest(
-        remote=leaf.remote,
-        local=leaf.local,
-        other_remotes=others[0],
-        other_locals=others[1],
-        properties=properties,
-        security=blueprint.offered_security,
-        server_name=leaf.remote.hostname,
-        role=blueprint.role,
-        deadline=deadline,
-        early=early,
-    )
 
 
 async def load(blueprint: Blueprint) -> None:
@@ -305,12 +366,12 @@ def connector(stack: Stack, lower: Connector) -> Connector:
     """The stack over ``lower``, its transport, as one connector: each layer connects through
     the one below.
     """  # noqa: D205  # one sentence
-    datagrams = _datagrams(stack)
+    security, datagrams = stack.security, _datagrams(stack)
     for layer in stack.layers:
-        if isinstance(layer, SecurityLayer):
+        if layer is security:
             lower = _Secured(layer, lower)
         else:
-            lower = FramerConnector(layer, lower, datagrams=datagrams)
+            lower = FramerConnector(layer, lower, datagrams=datagrams)  # type: ignore[arg-type]  # all others are framers
     return lower
 
 

@@ -35,11 +35,25 @@ if TYPE_CHECKING:
     #: By resolver and by Remote Endpoint: what was found.
     Found: TypeAlias = Sequence[Sequence[Sequence[RemoteEndpoint]]]
 
-__all__ = ["Gathering", "gather", "ranking", "resolve_all"]
+__all__ = ["Gathering", "at_hand", "gather", "ranking", "resolve_all"]
 
 E = TypeVar("E", bound=Endpoint)
 
 _needs_resolution: Final = attrgetter("needs_resolution")
+
+
+def at_hand(blueprint: Blueprint) -> Leaf | None:
+    """The one candidate of who has an address, if it was found before and nothing has changed.
+
+    Programs connect to the same place again and again.
+    """
+    system = blueprint.runtime.system
+    known = blueprint.only
+    if known is None or known[0] is not system.unchanged:
+        return None
+    if system.cached and system.cached.knows(blueprint.remote):
+        return None
+    return known[1]
 
 
 async def gather(
@@ -83,6 +97,15 @@ async def gather(
             leaves = system.paths.permitted(leaves, policy)
         if not leaves:
             raise _nothing_fits(blueprint.remote, locals_, chosen)
+        unchanged = system.unchanged
+        if (
+            len(leaves) == 1
+            and unchanged is not None
+            and not chooses
+            and locals_ is blueprint.local
+            and properties["useTemporaryLocalAddress"] not in _STRICT
+        ):
+            blueprint.only = unchanged, leaves[0]
         return cached.order(leaves, system.paths) if cached else leaves, None
 
     by_resolver: dict[Resolving, list[Path]] = {}

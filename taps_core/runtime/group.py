@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from taps_core.model.errors import CloneError, EstablishmentError, PropertyError, Reason, TapsError
@@ -354,7 +355,7 @@ class Group:
         blueprint = blueprint.but(**changes)
         clone: Connection[Any] = Connection(blueprint, self)
         clone._priority = parent._priority
-        clone._begin(self._establish_clone(parent, clone, settings))
+        clone._begin(partial(self._establish_clone, parent, clone, settings))
         return clone
 
     async def _establish_clone(

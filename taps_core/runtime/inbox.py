@@ -15,6 +15,7 @@ told that it was cut off (RFC 9623, section 5.2).
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -249,6 +250,16 @@ class Inbox:
         self._others: dict[MessageContext | None, _Incoming] | None = None
         # The unfinished Message that the last part belonged to, if it did.
         self._latest: _Incoming | None = None
+
+    def let_go(self) -> None:
+        """It is over: where nothing is left to take, there is no circle of references either.
+
+        Those are for the garbage collector, which costs programs that connect and close
+        all the time more than this.
+        """
+        if self.stopped or not (self.queue or self._current or self._others):
+            self._host = weakref.proxy(self._host)
+            self.flow = None
 
     def attach(self, flow: Flow, *, boundaries: bool) -> None:
         """What is received comes from ``flow``; whether it comes as Messages."""

@@ -196,9 +196,9 @@ def choose_source(sock: socket.socket, properties: Mapping[str, Any]) -> None:
         sock: Of IPv4 or IPv6.
         properties: With ``useTemporaryLocalAddress``.
     """
-    if _CAN_CHOOSE and sock.family == socket.AF_INET6:
+    if _CAN_CHOOSE:
         value = _SOURCES.get(properties.get("useTemporaryLocalAddress"))  # type: ignore[arg-type]  # None is none of them
-        if value is not None:
+        if value is not None and sock.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, _ADDRESS_PREFERENCES, value)
 
 

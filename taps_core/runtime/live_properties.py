@@ -84,7 +84,7 @@ class ConnectionProperties(Mapping[str, Any]):
         """
         value = self[name]
         if isinstance(value, Preference):
-            return value.value > 0
+            return value.wanted
         if not isinstance(value, bool):
             raise PropertyError(f"{name} is {value!r}: has() is for Booleans and Preferences")
         return value
@@ -153,7 +153,7 @@ class ConnectionProperties(Mapping[str, Any]):
             return wanted
         support = stack.capabilities.support.get(definition.name, Support.NEVER)
         if support is Support.OPTIONAL:
-            return wanted.value > 0
+            return wanted.wanted
         return support is Support.ALWAYS
 
     def __repr__(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
 
 from taps_core.model.arguments import check_seconds
@@ -12,7 +12,6 @@ from taps_core.model.errors import EstablishmentError, Reason
 from taps_core.model.messages import MessageContext
 from taps_core.model.properties import Direction, TransportProperties
 from taps_core.model.security import SecurityParameters
-from taps_core.runtime.blueprint import Blueprint
 from taps_core.runtime.connection import Connection
 from taps_core.runtime.establishment import TIMEOUT, establish
 from taps_core.runtime.gathering import resolve_all
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from taps_core.model.layers import FramerDefinition
     from taps_core.model.properties import Role
     from taps_core.planning.selection import Selection
+    from taps_core.runtime.blueprint import Blueprint
     from taps_core.runtime.listener import Handler
 
 __all__ = ["Preconnection"]
@@ -72,7 +72,7 @@ class Preconnection:
         self.transport = TransportProperties.coerce(transport)
         self.security = SecurityParameters.coerce(security)
         self._framers: tuple[FramerDefinition, ...] = self.system.framers(framers)
-        self._last: weakref.ref[Blueprint] | None = None
+        self._last: Blueprint | None = None
 
     @property
     def system(self) -> System:
@@ -219,7 +219,7 @@ class Preconnection:
         blueprint = self._blueprint(role)
         connection: Connection[Any] = Connection(blueprint, Group(blueprint.group_properties))
         connection._early = early
-        connection._begin(establish(connection, timeout))
+        connection._begin(partial(establish, connection, timeout))
         return connection
 
     def listen(
@@ -277,10 +277,13 @@ class Preconnection:
         """A copy of all this; Connections that are made alike share one."""
         runtime = self.system.runtime()
         transport = self.transport
-        if role == "initiate" and any(each.multicast_group for each in self._remote):
-            # Whom a group consists of is not known, so nobody can be heard (section 6.1.1).
-            transport = transport.copy().set("direction", Direction.UNIDIRECTIONAL_SEND)
-        last = None if self._last is None else self._last()
+        if role == "initiate":
+            for remote in self._remote:
+                if remote.multicast_group is not None:
+                    # Whom a group consists of is not known, so nobody can be heard (section 6.1.1).
+                    transport = transport.copy().set("direction", Direction.UNIDIRECTIONAL_SEND)
+                    break
+        last = self._last
         if last is not None and last.is_of(
             runtime,
             role=role,
@@ -291,17 +294,9 @@ class Preconnection:
             framers=self._framers,
         ):
             return last
-        made = Blueprint(
-            runtime,
-            role=role,
-            local=self._local,
-            remote=self._remote,
-            properties=transport.copy(),
-            security=self.security.copy(),
-            framers=self._framers,
+        made = self._last = runtime.blueprint(
+            role, self._local, self._remote, transport, self.security, self._framers
         )
-        # Weakly: it holds the loop, which is not to live as long as this.
-        self._last = weakref.ref(made)
         return made
 
     def __repr__(self) -> str:

@@ -116,9 +116,9 @@ class Signal:
         "result",
     )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, push: Push | None = None) -> None:
         self._loop = loop
-        self._push = Push.of(loop)
+        self._push = push or Push.of(loop)
         self._asyncio_future_blocking = False
         # Of the task that waits; None while none does, and once it was woken.
         self._wakeup: Callable[[Any], object] | None = None

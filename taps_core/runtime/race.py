@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from taps_core.model.flow import Flow
     from taps_core.planning.candidates import Leaf
     from taps_core.planning.race import RacePlanner
+    from taps_core.runtime.tasks import Interruptible
 
     MakeAttempt: TypeAlias = Callable[[Leaf], Awaitable[Flow]]
     LateTask: TypeAlias = asyncio.Task[Iterable[Leaf] | None]
@@ -133,6 +134,7 @@ async def only(
     attempts: list[Attempt],
     began: float,
     changed: Changed = _unwatched,
+    work: Interruptible | None = None,
 ) -> Flow:
     """The one attempt that can be made: in the caller's own task, without planner and timer.
 
@@ -142,6 +144,7 @@ async def only(
         attempts: The report, to which it is added.
         began: When establishment began, in the loop's time.
         changed: As for :func:`race`.
+        work: What this is a part of, if it can be interrupted.
 
     Raises:
         EstablishmentError: It failed; ``__cause__`` is why.
@@ -157,7 +160,7 @@ async def only(
         return flow
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
-        if task is None or task.cancelling():
+        if work.ended if work is not None else task is None or task.cancelling():
             record.error = unfinished(error)
             raise
         record.error = _stray_cancellation(leaf, error)

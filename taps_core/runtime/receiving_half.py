@@ -143,7 +143,7 @@ class ReceivingHalf(SendingHalf[T]):
             self._at_hand = NOTHING
 
     def _new_signal(self) -> Signal:
-        signal = self._inbox.spare = Signal(self._loop)
+        signal = self._inbox.spare = Signal(self._loop, self._blueprint.runtime.push)
         return signal
 
     async def _receive_part(

@@ -327,11 +327,7 @@ class SendingHalf(ConnectionBase[T]):
             return SendError(
                 "a Final Message was sent before", reason=Reason.INVALID_MESSAGE_PROPERTIES
             )
-        return self._wrong_direction() if self._receives_only else None
-
-    @property
-    def _receives_only(self) -> bool:
-        return bool(self._blueprint.effective["direction"] == "Unidirectional receive")
+        return self._wrong_direction() if self._blueprint.receives_only else None
 
     def _wrong_direction(self) -> SendError:
         return SendError(
@@ -433,7 +429,7 @@ class SendingHalf(ConnectionBase[T]):
 
     def _refresh(self) -> None:
         """Work out again whether Sends may take the short way."""
-        dispatcher = self._dispatcher
+        defaults, dispatcher, stack = self._defaults, self._dispatcher, self._stack
         self._fast = (
             self._state is ConnectionState.ESTABLISHED
             and self._accepting
@@ -441,14 +437,14 @@ class SendingHalf(ConnectionBase[T]):
             and not self._outbox
             and not self._objects
             and self._log is None
-            and self._defaults.keys() <= _IDLE_DEFAULTS
+            and (not defaults or defaults.keys() <= _IDLE_DEFAULTS)
             and (dispatcher is None or not dispatcher.wants(Sent, SendError, Expired))
             and (
-                self._stack is None
-                or not self._stack.capabilities.may_duplicate
-                or bool(self._defaults.get("safelyReplayable"))
+                stack is None
+                or not stack.capabilities.may_duplicate
+                or bool(defaults.get("safelyReplayable"))
             )
-            and not self._receives_only
+            and not self._blueprint.receives_only
         )
 
     def _charge(self, size: int) -> bool:

@@ -26,7 +26,9 @@ from taps_core.planning.history import NOTHING
 from taps_core.planning.policy import Policy
 from taps_core.planning.selection import Selector
 from taps_core.planning.staggering import Staggering
+from taps_core.runtime.blueprint import Blueprint
 from taps_core.runtime.cached import CachedState
+from taps_core.runtime.push import Push
 from taps_core.runtime.tasks import Team
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 
     from taps_core.model.endpoints import LocalEndpoint, RemoteEndpoint
     from taps_core.model.paths import ProvisioningDomain
-    from taps_core.model.properties import TransportProperties
+    from taps_core.model.properties import Role, TransportProperties
     from taps_core.model.security import SecurityParameters
     from taps_core.planning.paths import Path
     from taps_core.planning.selection import Selection
@@ -61,7 +63,8 @@ _current: ContextVar[tuple[System, ...]] = ContextVar("taps_core_system", defaul
 #: Provisioning Domains whose resolvers are remembered at most.
 _DOMAINS: Final = 64
 
-_NO_POLICY: Final = Policy()
+#: Blueprints that each loop remembers at most.
+_BLUEPRINTS: Final = 64
 
 
 class System:
@@ -121,8 +124,9 @@ class System:
         if policy_files is None and plugins is not None:
             policy_files = ()
         self._policy_files = None if policy_files is None else several("policy_files", policy_files)
-        #: What plugins and files say; ``None``: not read yet.
+        #: What plugins and files say; ``None``: nothing, or they are not read yet.
         self._written: Policy | None = None
+        self._has_read_policy = False
         #: What was put together last: the program's and the whole.
         self._merged: tuple[Policy, Policy] | None = None
         self.policy = policy
@@ -209,16 +213,13 @@ class System:
         Raises:
             PolicyError: One of them is no policy.
         """
-        written = self._written
-        if written is None:
+        if not self._has_read_policy:
             self.read_policy()
-            written = self._written
-            assert written is not None
-        given = self._policy
+        written, given = self._written, self._policy
         if given is None:
-            return written or None
+            return written
         own = Policy.coerce(given() if callable(given) else given)
-        if not written:
+        if written is None:
             return own or None
         if self._merged is None or self._merged[0] is not own:
             self._merged = own, written.then(own)
@@ -228,10 +229,10 @@ class System:
     def has_read(self) -> bool:
         """Whether plugins are imported and policy files read."""
         registry = self.registry
-        if self._written is None and self._policy_files == () and registry.loaded:
+        if not self._has_read_policy and self._policy_files == () and registry.loaded:
             # Nobody has anything to say: then there is nothing to wait for.
-            self._written = None if registry.policies else _NO_POLICY
-        return self._written is not None and registry.loaded
+            self._has_read_policy = not registry.policies
+        return self._has_read_policy and registry.loaded
 
     def read(self) -> None:
         """Do both, in a thread: it takes a while.
@@ -240,7 +241,7 @@ class System:
             PolicyError: A file is no policy.
         """
         self.load_plugins()
-        if self._written is None:
+        if not self._has_read_policy:
             self.read_policy()
 
     def load_plugins(self) -> None:
@@ -253,15 +254,16 @@ class System:
         Raises:
             PolicyError: A file is no policy. Nothing is established until it is.
         """
-        self._written = None
-        self._merged = None
+        self._has_read_policy = False
+        self._written = self._merged = None
         policy = self.registry.policy()
         if self._policy_files != ():
             from taps_core.runtime.policy_files import policy_files, read_policy
 
             files = policy_files() if self._policy_files is None else self._policy_files
             policy = policy.then(read_policy(files))
-        self._written = policy
+        self._written = policy or None
+        self._has_read_policy = True
 
     def chooses_paths(
         self, properties: Mapping[str, Any], remotes: Sequence[RemoteEndpoint] = ()
@@ -453,6 +455,17 @@ class System:
             failing=known.failing,
         )
 
+    @property
+    def unchanged(self) -> object | None:
+        """One and the same as long as what can be selected stays the same.
+
+        ``None`` while that has to be asked each time: policy says something, or nothing has
+        been selected yet.
+        """
+        if self._policy is not None or self._written is not None or not self._has_read_policy:
+            return None
+        return None if self._selector is None else self._selector.epoch
+
     def refresh(self) -> None:
         """Look at this machine anew.
 
@@ -460,7 +473,7 @@ class System:
         files, and what plugins say, again before the next Connection.
         """
         self.registry.refresh()
-        self._written = None
+        self._has_read_policy = False
         if self.registry.loaded and self.registry.resolvers:
             self._built_in.clear()
         if self._selector is not None:
@@ -497,6 +510,8 @@ class LoopRuntime:
         self.listeners: set[Listener] = set()
         #: Of paths, from when somebody wants to know.
         self.monitor: PathMonitor | None = None
+        self.push = Push.of(loop)
+        self._blueprints: dict[Any, Blueprint] = {}
         self._team = Team()
         # Those of Listeners live as long as there is a handler, whoever has the Listener.
         self._teams: weakref.WeakSet[Team] = weakref.WeakSet((self._team,))
@@ -512,6 +527,54 @@ class LoopRuntime:
         """Import what asks this machine of its paths, off the loop."""
         if not self.system.paths.is_loaded:
             await self.loop.run_in_executor(None, self.system.paths.load)
+
+    def blueprint(
+        self,
+        role: Role,
+        local: tuple[LocalEndpoint, ...],
+        remote: tuple[RemoteEndpoint, ...],
+        properties: TransportProperties,
+        security: SecurityParameters,
+        framers: tuple[FramerDefinition, ...],
+    ) -> Blueprint:
+        """What a Preconnection says, copied; Connections that are made alike share one.
+
+        Programs tend to make a Preconnection for each Connection.
+        """
+        key: Any = security.key
+        if key is not None:
+            system = self.system
+            key = (
+                role,
+                local,
+                remote,
+                properties.key,
+                key,
+                framers,
+                system.close_timeout,
+                system.event_log,
+            )
+            try:
+                known = self._blueprints.get(key)
+            except TypeError:  # the value of a namespaced property cannot be hashed
+                key = known = None
+            if known is not None:
+                return known
+        made = Blueprint(
+            self,
+            role=role,
+            local=local,
+            remote=remote,
+            properties=properties.copy(),
+            security=security.copy(),
+            framers=framers,
+        )
+        # Before, nobody knows yet what is wrong with what was said.
+        if key is not None and made.learned:
+            if len(self._blueprints) >= _BLUEPRINTS:
+                self._blueprints.clear()
+            self._blueprints[key] = made
+        return made
 
     def watch_paths(self) -> PathMonitor:
         """What tells of changes of paths, made on first use."""

@@ -100,7 +100,7 @@ class VirtualDatagram(Transport):
             queue_size=self._queue_size,
             remote=request.remote,
         )
-        if request.properties.get("softErrorNotify", Preference.NO_PREFERENCE).value > 0:
+        if request.properties.get("softErrorNotify", Preference.NO_PREFERENCE).wanted:
             way.flow = flow
         return flow
 

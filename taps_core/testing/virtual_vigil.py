@@ -59,10 +59,10 @@ class Vigil:
     @property
     def keep_alive(self) -> float:
         """Idle seconds after which a keep-alive is sent; ``math.inf``: none is."""
-        if self._wanted.value < 0:
+        if self._wanted.unwanted:
             return math.inf
         if self._idle == math.inf:
-            return _KEEP_ALIVE if self._wanted.value > 0 else math.inf
+            return _KEEP_ALIVE if self._wanted.wanted else math.inf
         # RFC 9622, section 8.1.4: of no use above connTimeout.
         return math.inf if self._idle > self.timeout else self._idle
 

@@ -128,7 +128,7 @@ class VirtualWire(Wire):
         self._reset_behind: tuple[int, Exception] | None = None
         # Waiting for signs of the peer.
         wanted = properties.get("softErrorNotify", Preference.NO_PREFERENCE)
-        self._tells_soft_errors: bool = wanted.value > 0
+        self._tells_soft_errors: bool = wanted.wanted
         self._vigil = Vigil(properties, self._loop.time())
         self._alarm: asyncio.TimerHandle | None = None
         # Kept here: uvloop's handle of what is due at once does not know.

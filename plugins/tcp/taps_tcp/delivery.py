@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import socket
-import struct
 import sys
 from typing import Final
 
@@ -12,7 +11,15 @@ from taps_tcp.info import CLOSED, tcp_info
 
 __all__ = ["failure", "unacknowledged"]
 
-_INT: Final = struct.Struct("=i")
+_PLATFORM: Final[str] = sys.platform  # a name: type checkers take sys.platform for settled
+if _PLATFORM == "linux":
+    import fcntl
+    import termios
+
+    #: Python does not name it; it is TIOCOUTQ by definition.
+    _SIOCOUTQ: Final = termios.TIOCOUTQ
+#: Room for an int.
+_ZERO: Final = bytes(4)
 #: The option of macOS and iOS that says the same; not in the socket module.
 _SO_NWRITE: Final = 0x1024
 #: Errors that end a connection, for platforms that do not tell its state.
@@ -25,17 +32,11 @@ def unacknowledged(sock: socket.socket) -> int | None:
     Still known after a reset: then it is what was outstanding at that moment.
     ``None`` where the platform does not tell.
     """
-    platform: str = sys.platform  # a variable: type checkers take sys.platform for settled
     try:
-        if platform == "linux":
-            # Not on every system, hence not at the top.
-            import fcntl
-            import termios
-
-            # SIOCOUTQ, which Python does not name, is TIOCOUTQ by definition.
-            answer = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, _INT.pack(0))
-            return int(_INT.unpack(answer)[0])
-        if platform == "darwin":
+        if _PLATFORM == "linux":
+            answer = fcntl.ioctl(sock.fileno(), _SIOCOUTQ, _ZERO)
+            return int.from_bytes(answer, sys.byteorder)
+        if _PLATFORM == "darwin":
             return sock.getsockopt(socket.SOL_SOCKET, _SO_NWRITE)
     except (OSError, ValueError):  # closed already; ValueError: its number is -1
         return None

@@ -62,7 +62,7 @@ def missing() -> str:
 def wanted(properties: Mapping[str, Any]) -> bool:
     """Whether it was asked for; cookies are state that other Connections have left."""
     preference = properties.get("zeroRttMsg", Preference.NO_PREFERENCE)
-    return preference.value > 0 and not properties.get("isolateSession", False)
+    return preference.wanted and not properties.get("isolateSession", False)
 
 
 def early_bytes(request: ConnectRequest) -> bytes:

@@ -176,7 +176,7 @@ def prepare(sock: socket.socket, properties: Mapping[str, Any]) -> None:
             "advertisesAltaddr is False, and the path manager tells all peers of addresses here"
         )
     refused = configure(sock, properties)
-    if properties.get("softErrorNotify", Preference.NO_PREFERENCE).value > 0:
+    if properties.get("softErrorNotify", Preference.NO_PREFERENCE).wanted:
         refused.append("softErrorNotify")
     # Active is a wish of its own, Passive is what Listeners are by default.
     if refused and properties["multipath"] is Multipath.PASSIVE:

@@ -188,10 +188,10 @@ def _keep_alive(properties: Properties) -> float | None:
     """Idle seconds, ``math.inf`` for the system's period, ``None`` for no keep-alives."""
     wanted = properties.get("keepAlive", Preference.NO_PREFERENCE)
     timeout: float | None = properties.get("keepAliveTimeout", math.inf)
-    if timeout is DISABLED_EXPLICITLY or wanted.value < 0:
+    if timeout is DISABLED_EXPLICITLY or wanted.unwanted:
         return None
     if timeout == math.inf:
-        return math.inf if wanted.value > 0 else None
+        return math.inf if wanted.wanted else None
     return None if timeout > properties.get("connTimeout", math.inf) else timeout
 
 
@@ -321,6 +321,7 @@ def configure(
         OSError: The hop limit cannot be set.
     """
     refused: list[str] = []
+    get = properties.get
     if hop_limit is not None:
         set_hop_limit(sock, hop_limit)
     if _user_timeout(properties) != math.inf:
@@ -328,13 +329,13 @@ def configure(
         _try(_set_user_timeout, sock, properties, name, refused)
     if _keep_alive(properties) is not None:
         _try(_set_keep_alive, sock, properties, "keepAlive", refused)
-    if properties.get("connCapacityProfile", CapacityProfile.DEFAULT) != CapacityProfile.DEFAULT:
+    if get("connCapacityProfile", CapacityProfile.DEFAULT) != CapacityProfile.DEFAULT:
         _try(_set_capacity_profile, sock, properties, "connCapacityProfile", refused)
-    if properties.get("maxSendRate", math.inf) != math.inf:
+    if get("maxSendRate", math.inf) != math.inf:
         _try(_set_max_send_rate, sock, properties, "maxSendRate", refused)
-    whole = properties.get("noFragmentation") or properties.get("noSegmentation")
+    whole = get("noFragmentation") or get("noSegmentation")
     if whole and not set_whole_packets(sock):
-        refused.append("noFragmentation" if properties.get("noFragmentation") else "noSegmentation")
+        refused.append("noFragmentation" if get("noFragmentation") else "noSegmentation")
     return refused
 
 

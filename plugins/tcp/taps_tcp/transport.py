@@ -182,7 +182,7 @@ class TCP(Transport):
                 sock, local, single = open_multipath(request, family)
             if sock is None:
                 # The protocol number lets asyncio see that it is TCP, and switch Nagle off.
-                sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+                sock = _Socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
                 sock.setblocking(False)
                 configure(sock, request.properties, hop_limit=remote.hop_limit)
                 choose_source(sock, request.properties)
@@ -226,6 +226,19 @@ class TCP(Transport):
             local = request.local
             raise listen_error(error, show_address(local.ip_address, local.port)) from error
         return TCPListeningFlow(sock, request, single, early)
+
+
+class _Socket(socket.socket):
+    """Tells family and type as numbers.
+
+    Loops ask for them again and again, and to look up the names of numbers takes longer than
+    all that they do with them.
+    """
+
+    __slots__ = ()
+
+    family = socket.SocketType.family  # type: ignore[assignment]  # the same numbers
+    type = socket.SocketType.type  # type: ignore[assignment]
 
 
 def _release(sock: socket.socket | None) -> None:

@@ -56,7 +56,7 @@ def flow_for(
         single: Likewise.
     """
     wanted = properties.get("softErrorNotify", Preference.NO_PREFERENCE)
-    kind = WatchedTCPFlow if wanted.value > 0 else TCPFlow
+    kind = WatchedTCPFlow if wanted.wanted else TCPFlow
     return kind(sock, properties, remote=remote, address=address, single=single)
 
 

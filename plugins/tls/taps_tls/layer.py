@@ -50,7 +50,7 @@ def _hurries(request: ConnectRequest) -> bool:
     """Whether the ClientHello may go with the handshake below: it was asked for."""
     return (
         request.role == "initiate"
-        and request.properties.get("zeroRttMsg", Preference.NO_PREFERENCE).value > 0
+        and request.properties.get("zeroRttMsg", Preference.NO_PREFERENCE).wanted
         and not request.properties.get("isolateSession", False)
         # Who is asked for a certificate is told of the peer that is there.
         and request.security.identity_challenge_callback is None

@@ -136,7 +136,7 @@ class UDPFlow(Flow):
         self._may_receive_partial = self._lite and may_be_partial(properties, "fullChecksumRecv")
         self._covered: float | None = least_coverage(properties) if self._lite else None
         wanted = properties.get("softErrorNotify", Preference.NO_PREFERENCE)
-        self._soft_errors = wanted.value >= 0
+        self._soft_errors = not wanted.unwanted
         #: Up to this length nobody need be asked.
         self._limit = SAFE[socket.AddressFamily(family)]
         #: The traffic class of all that is sent, where it is not that of the socket.
