@@ -482,6 +482,8 @@ class Connection(ReceivingHalf[T]):
 
     def _forget(self) -> None:
         runtime = self._blueprint.runtime
+        if self not in runtime.connections:
+            return  # a stack that broke may say twice that it is gone
         runtime.connections.discard(self)
         self._inbox.let_go()
         if runtime.monitor is not None:

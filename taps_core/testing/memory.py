@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from taps_core.model.endpoints import LocalEndpoint
 from taps_core.model.errors import EstablishmentError, Reason
@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from taps_core.model.layers import ConnectRequest, ListenRequest
     from taps_core.testing.ports import Address
 
-__all__ = ["MemoryListener", "MemoryNetwork", "hand_over", "refused"]
+__all__ = ["MemoryListener", "MemoryNetwork", "answered", "hand_over", "refused", "turn"]
+
+F = TypeVar("F", bound="Flow")
 
 
 class MemoryNetwork(Ports):
@@ -124,6 +126,22 @@ class MemoryNetwork(Ports):
         if not isinstance(door, MemoryListener) or not door.has_room:
             raise refused(there)
         return door
+
+
+async def turn() -> None:
+    """Let the other end act: nowhere does it within the turn of the loop in which we did."""
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+
+async def answered(flow: F) -> F:
+    """``flow``, once the listener has had its turn."""
+    try:
+        await turn()
+    except BaseException:
+        flow.abort()
+        raise
+    return flow
 
 
 class MemoryListener(ListeningFlow):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from taps_core.model.capabilities import Capabilities, Support
 from taps_core.model.layers import Transport
-from taps_core.testing.memory import MemoryListener
+from taps_core.testing.memory import MemoryListener, answered
 from taps_core.testing.memory_connected import WINDOW, ConnectedFlow
 from taps_core.testing.memory_flow import joined
 from taps_core.testing.memory_wire import Item, MemoryWire
@@ -112,7 +112,7 @@ class MemoryStream(Transport):
         listener = await self._network.reach(self.name, here, there)
         flow, peer = self._pair(request, here, there, listener)
         listener.offer(peer)
-        return flow
+        return await answered(flow)
 
     async def listen(self, request: ListenRequest) -> ListeningFlow:
         """A listener at ``request.local``."""
