@@ -64,7 +64,8 @@ class Interruptible:
     """Work that is done by whoever awaits it, in a task of theirs, and that others can end.
 
     They do not cancel the task for that, which is its owner's business: what the work waits
-    for is cancelled, and the work meets a CancelledError.
+    for is cancelled, and the work meets a CancelledError. It is done in a copy of the context
+    in which this was made, as in a task that had been made then.
 
     Args:
         begin: Makes the coroutine, once it is awaited for the first and only time.
@@ -74,6 +75,7 @@ class Interruptible:
         "_awaited",
         "_before",
         "_begin",
+        "_context",
         "_for_good",
         "_interrupted",
         "_over",
@@ -83,6 +85,7 @@ class Interruptible:
 
     def __init__(self, begin: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._begin: Callable[[], Coroutine[Any, Any, None]] | None = begin
+        self._context = contextvars.copy_context()
         self._task: asyncio.Task[Any] | None = None
         #: How often the task had been cancelled when it began with this.
         self._before = 0
@@ -135,7 +138,8 @@ class Interruptible:
         task = self._task = asyncio.current_task()
         if task is not None:
             self._before = task.cancelling()
-        work = begin()
+        run = self._context.run
+        work = run(begin)
         error: BaseException | None = None
         try:
             while True:
@@ -144,7 +148,10 @@ class Interruptible:
                     if error is None or isinstance(error, Exception):
                         # What it waited for had come before it could be cancelled.
                         error = asyncio.CancelledError()
-                self._awaited = work.send(None) if error is None else work.throw(error)
+                if error is None:
+                    self._awaited = run(work.send, None)
+                else:
+                    self._awaited = run(work.throw, error)
                 if not self._pending:  # by what it did itself
                     try:
                         yield self._awaited
