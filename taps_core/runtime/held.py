@@ -178,11 +178,7 @@ class HoldingFlow(LayerFlow):
     def _up(self, name: str, *arguments: Any) -> None:
         """Call the layer above, now or once it is there; nothing if it does not want it."""
         if not self._ending or name in ("outcome", "closed"):
-            receiver = self.receiver
-            if name == "closed" and self._held is None:
-                # Nothing comes after it, and so there is no circle for the garbage collector.
-                del self.receiver
-            getattr(receiver, name)(*arguments)
+            getattr(self.receiver, name)(*arguments)
 
     def received(self, parts: Sequence[PartTuple]) -> None:
         """Pass up."""
@@ -210,4 +206,4 @@ class HoldingFlow(LayerFlow):
 
     def closed(self, error: Exception | None) -> None:
         """Pass up."""
-        self._up("closed", self._error or error)
+        self.receiver.closed(self._error or error)

@@ -231,6 +231,7 @@ class System:
         registry = self.registry
         if not self._has_read_policy and self._policy_files == () and registry.loaded:
             # Nobody has anything to say: then there is nothing to wait for.
+            self._written = None
             self._has_read_policy = not registry.policies
         return self._has_read_policy and registry.loaded
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from taps_core.model.layers import ConnectRequest, ListenRequest
     from taps_core.testing.ports import Address
 
-__all__ = ["MemoryListener", "MemoryNetwork", "answered", "hand_over", "refused", "turn"]
+__all__ = ["MemoryListener", "MemoryNetwork", "answered", "hand_over", "refused"]
 
 F = TypeVar("F", bound="Flow")
 
@@ -128,16 +128,11 @@ class MemoryNetwork(Ports):
         return door
 
 
-async def turn() -> None:
-    """Let the other end act: nowhere does it within the turn of the loop in which we did."""
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-
-
 async def answered(flow: F) -> F:
     """``flow``, once the listener has had its turn."""
     try:
-        await turn()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
     except BaseException:
         flow.abort()
         raise

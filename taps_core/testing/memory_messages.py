@@ -18,7 +18,7 @@ from taps_core.model.capabilities import Capabilities, Support
 from taps_core.model.errors import EstablishmentError, Expired, Reason
 from taps_core.model.flow import RecordCarrier, Session
 from taps_core.model.layers import Transport
-from taps_core.testing.memory import MemoryListener, answered, hand_over, turn
+from taps_core.testing.memory import MemoryListener, answered, hand_over
 from taps_core.testing.memory_connected import WINDOW, ConnectedFlow
 from taps_core.testing.memory_flow import joined
 from taps_core.testing.memory_wire import Item, MemoryWire
@@ -252,8 +252,7 @@ class MemorySession(Session):
         return self._open(hidden=False)
 
     async def open_stream(self, properties: Mapping[str, Any]) -> MemoryMessagesFlow:
-        """A further stream; the peer learns of it by its first Message."""
-        await turn()  # what the peer has allowed meanwhile is known
+        """A further stream, at once; the peer learns of it by its first Message."""
         if self.over or self.peer.over:
             raise EstablishmentError("the association is closed", reason=Reason.NOT_CLONEABLE)
         if self.peer.room < 1:

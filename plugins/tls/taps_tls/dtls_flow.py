@@ -750,3 +750,6 @@ class DTLSFlow(HoldingFlow):
             return
         self._out = None
         self._up("closed", self._error or error)
+        if self._held is None:
+            # Nothing comes up after that: so there is no circle for the garbage collector.
+            del self.receiver

@@ -645,6 +645,9 @@ class TLSFlow(HoldingFlow):
         self._out = None
         self._let_go()
         self._up("closed", self._error or error)
+        if self._held is None:
+            # Nothing comes up after that: so there is no circle for the garbage collector.
+            del self.receiver
 
     def _let_go(self) -> None:
         """Free what OpenSSL has, keys before all: this flow lives as long as its Connection."""
