@@ -238,7 +238,7 @@ class _Socket(socket.socket):
     __slots__ = ()
 
     family = socket.SocketType.family  # type: ignore[assignment]  # the same numbers
-    type = socket.SocketType.type  # type: ignore[assignment]
+    type = socket.SocketType.type  # type: ignore[assignment]  # likewise
 
 
 def _release(sock: socket.socket | None) -> None:
