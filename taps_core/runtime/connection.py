@@ -346,16 +346,17 @@ class Connection(ReceivingHalf[T]):
                     self._break(problem)
 
     def _give_up(self, sentence: str) -> None:
-        start, self._start = self._start, None
-        self._early = None
+        work, start = self._work, self._start
+        self._start = self._early = None
         error = EstablishmentError(sentence, reason=Reason.LOCAL_ABORT)
         error.report = self.report
         if start is not None:
             start.cancel()
+        if work is not None and not work.begun:
             self.report.over("cancelled", self._loop.time())
         self._terminate(E.ESTABLISHMENT_ERROR, error, error)
-        if start is None and self._work is not None:
-            self._work.interrupt()
+        if start is None and work is not None:
+            work.interrupt()
 
     def abort(self) -> None:
         """Abort (RFC 9622, section 10): end at once, drop what is pending.

@@ -98,6 +98,11 @@ class Interruptible:
         self._over: list[asyncio.Future[None]] | None = []
 
     @property
+    def begun(self) -> bool:
+        """Whether somebody does it, or has done it."""
+        return self._begin is None
+
+    @property
     def cancelled(self) -> bool:
         """Whether the task that does it was cancelled meanwhile."""
         return self._task is not None and self._task.cancelling() > self._before

@@ -173,6 +173,20 @@ def test_a_name_that_cannot_be_resolved_is_in_it(
     run(main, memory_network)
 
 
+def test_what_was_given_up_before_it_began_is_cancelled_with_nothing_tried(
+    virtual_run: VirtualRun,
+) -> None:
+    async def scenario(_: VirtualNetwork) -> None:
+        connection = initiate()
+        connection.abort()
+        assert (connection.report.outcome, len(connection.report)) == ("cancelled", 0)
+        with pytest.raises(taps.EstablishmentError) as caught:
+            await connection
+        assert caught.value.report.outcome == "cancelled"
+
+    virtual_run(scenario)
+
+
 def test_giving_up_is_cancelled_not_failed(virtual_run: VirtualRun) -> None:
     async def scenario(net: VirtualNetwork) -> None:
         dual_stack(net)
