@@ -189,7 +189,7 @@ async def _negotiated(
 
 
 def _create(definition: FramerDefinition | type[Framer]) -> Codec | Framer:
-    framer = definition.create() if isinstance(definition, FramerDefinition) else definition()
+    framer = definition() if isinstance(definition, type) else definition.create()
     if not (isinstance(framer, Codec) or isinstance(framer, Framer)):  # noqa: SIM101  # the first is the usual case, and each asks an ABC
         raise PluginError(f"{definition!r} made {framer!r}, which is neither a Codec nor a Framer")
     return framer

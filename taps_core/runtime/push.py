@@ -53,9 +53,12 @@ class Push:
     @staticmethod
     def of(loop: asyncio.AbstractEventLoop) -> Push:
         """The one of ``loop``."""
-        push = _pushes.get(loop)
-        if push is None:
-            push = _pushes[loop] = Push()
+        global _latest
+        known, push = _latest
+        if known() is not loop:
+            push = _pushes.get(loop) or Push()
+            _pushes[loop] = push
+            _latest = weakref.ref(loop), push
         return push
 
     def up(self, receiver: _Above, parts: Sequence[PartTuple]) -> None:
@@ -91,6 +94,9 @@ class Push:
 
 
 _pushes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Push] = weakref.WeakKeyDictionary()
+
+#: The one that was asked for last: nearly always the only one.
+_latest: tuple[Callable[[], asyncio.AbstractEventLoop | None], Push] = (lambda: None), Push()
 
 #: Does nothing, and is no Python function: a task asks for a result each time.
 _no_result: Final[Callable[[], object]] = [].clear

@@ -146,6 +146,8 @@ class System:
         self.staggering = staggering or Staggering(round_trip=self._round_trip)
         #: Role and properties → what Blueprints make of them.
         self.worked_out: dict[Any, WorkedOut] = {}
+        #: The one that was asked for last: nearly always the only one.
+        self._latest: LoopRuntime | None = None
         self._runtimes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopRuntime] = (
             weakref.WeakKeyDictionary()
         )
@@ -396,6 +398,8 @@ class System:
         """
         if given is None:
             return ()
+        if type(given) is str:
+            return (self.registry.framer(given),)
         if isinstance(given, str | FramerDefinition | type) or not isinstance(given, Iterable):
             given = (given,)
         return tuple(self._framer(each) for each in given)
@@ -483,9 +487,12 @@ class System:
     def runtime(self) -> LoopRuntime:
         """The part of this System that belongs to the running loop."""
         loop = asyncio.get_running_loop()
-        runtime = self._runtimes.get(loop)
-        if runtime is None:
-            runtime = self._runtimes[loop] = LoopRuntime(self, loop)
+        runtime = self._latest
+        if runtime is None or runtime._loop() is not loop:
+            runtime = self._runtimes.get(loop)
+            if runtime is None:
+                runtime = self._runtimes[loop] = LoopRuntime(self, loop)
+            self._latest = runtime
         return runtime
 
     async def close(self) -> None:

@@ -131,6 +131,9 @@ _TABLE: Final = MappingProxyType(
     }
 )
 
+#: A socket that does not block is made with one system call where that can be said.
+_AT_ONCE: Final = getattr(socket, "SOCK_NONBLOCK", 0)
+_STREAM: Final = socket.SOCK_STREAM | _AT_ONCE
 _OF_MULTIPATH: Final = ("multipath", "advertisesAltaddr", "multipathPolicy")
 
 
@@ -182,8 +185,9 @@ class TCP(Transport):
                 sock, local, single = open_multipath(request, family)
             if sock is None:
                 # The protocol number lets asyncio see that it is TCP, and switch Nagle off.
-                sock = _Socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-                sock.setblocking(False)
+                sock = _Socket(family, _STREAM, socket.IPPROTO_TCP)
+                if not _AT_ONCE:
+                    sock.setblocking(False)
                 configure(sock, request.properties, hop_limit=remote.hop_limit)
                 choose_source(sock, request.properties)
             if local is not None:
