@@ -86,6 +86,7 @@ class Names:
         port: int = 53,
         search: Sequence[str] = (),
         ndots: int = 1,
+        retry_after: float = 2.0,
         timeout: float = 10.0,
         way: Way = "auto",
         hosts_file: str | os.PathLike[str] | None = None,
@@ -100,7 +101,11 @@ class Names:
             None
             if nameservers is None
             else Configuration(
-                nameservers=tuple(nameservers), port=port, search=tuple(search), ndots=ndots
+                nameservers=tuple(nameservers),
+                port=port,
+                search=tuple(search),
+                ndots=ndots,
+                timeout=retry_after,
             )
         )
         self._timeout = timeout

@@ -187,6 +187,8 @@ class Resolver:
         port: Of those nameservers.
         search: Domains to complete short names with, with those nameservers.
         ndots: With those nameservers: a name with so many dots is first asked for as it is.
+        retry_after: Seconds to wait for one nameserver before the next is asked, or the only one
+            again; with those nameservers.
         timeout: Seconds for one name, all retries included.
         way: ``"system"`` asks the system's own resolver for addresses, ``"dns"`` never does,
             ``"auto"`` does where the system is configured for more than the hosts file and
@@ -208,6 +210,7 @@ class Resolver:
         port: int = 53,
         search: Sequence[str] = (),
         ndots: int = 1,
+        retry_after: float = 2.0,
         timeout: float = 10.0,
         way: Way = "auto",
         hosts_file: str | os.PathLike[str] | None = None,
@@ -222,6 +225,7 @@ class Resolver:
             "port": port,
             "search": search,
             "ndots": ndots,
+            "retry_after": retry_after,
             "timeout": timeout,
             "way": way,
             "hosts_file": hosts_file,

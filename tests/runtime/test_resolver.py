@@ -181,7 +181,13 @@ def from_both_families(address: str) -> str:
 
 
 def asking(server: NameServer, hosts: Path, **options: Any) -> Resolver:
-    options = {"nameservers": ["127.0.0.1"], "source_of": from_both_families, **options}
+    options = {
+        "nameservers": ["127.0.0.1"],
+        # Some tests count what is asked: a busy machine is not to ask again.
+        "retry_after": 30.0,
+        "source_of": from_both_families,
+        **options,
+    }
     return Resolver(port=server.port, hosts_file=hosts, **options)
 
 
@@ -534,6 +540,24 @@ def test_servers_that_never_answer_end_in_a_timeout(no_hosts: Path) -> None:
             assert "127.0.0.1" in str(caught.value)
             assert caught.value.detail == "timeout"
             assert caught.value.transient
+
+    run(main)
+
+
+def test_the_next_server_is_asked_when_one_does_not_answer_in_time(no_hosts: Path) -> None:
+    async def main() -> None:
+        async with serving({("www.example.", "A"): ["192.0.2.1"]}) as server:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+                silent.bind(("127.0.0.2", server.port))
+                both = ["127.0.0.2", "127.0.0.1"]
+                patient, hasty = (
+                    asking(server, no_hosts, nameservers=both, retry_after=it, timeout=1.0)
+                    for it in (30.0, 0.05)
+                )
+                with pytest.raises(EstablishmentError, match="no answer within 1 s"):
+                    await patient.resolve(remote())
+                assert server.asked == []
+                assert addresses(await hasty.resolve(remote())) == ["192.0.2.1"]
 
     run(main)
 
