@@ -44,3 +44,8 @@ def poor_loopback() -> Iterator[None]:
     with inside(host.descriptor):
         yield
     host.close()
+
+
+@pytest.fixture
+def packets_are_lost() -> bool:
+    return True
