@@ -62,11 +62,11 @@ class LengthPrefix(FramerDefinition):
 
 @lru_cache(maxsize=64)
 def _functions(
-    byteorder: ByteOrder, width: int
-) -> tuple[Callable[[int], bytes], Callable[..., tuple[int]]]:
-    """``pack`` and ``unpack_from``: bound once for all Connections, not once for each."""
+    byteorder: ByteOrder, width: int, max_length: int
+) -> tuple[int, Callable[[int], bytes], Callable[..., tuple[int]]]:
+    """The largest length, ``pack`` and ``unpack_from``: once for all Connections."""
     integer = integers(byteorder, width)
-    return integer.pack, integer.unpack_from
+    return min(max_length, largest(width)), integer.pack, integer.unpack_from
 
 
 class LengthPrefixCodec(PrefixCodec):
@@ -75,9 +75,12 @@ class LengthPrefixCodec(PrefixCodec):
     __slots__ = ("_cut", "_pack", "_unpack_from", "_width")
 
     def __init__(self, definition: LengthPrefix) -> None:
-        super().__init__("length-prefix", min(definition.max_length, largest(definition.width)))
-        self._width = definition.width
-        self._pack, self._unpack_from = _functions(definition.byteorder, definition.width)
+        width = definition.width
+        max_length, self._pack, self._unpack_from = _functions(
+            definition.byteorder, width, definition.max_length
+        )
+        super().__init__("length-prefix", max_length)
+        self._width = width
         #: Cuts a frame of the length that runs had lately.
         self._cut = _CUTS_NOTHING
 

@@ -207,7 +207,7 @@ class Connection(ReceivingHalf[T]):
         """
         self._waiting = []
         self.report = EstablishmentReport(self._loop.time())
-        self._work = Interruptible(work)
+        self._work = Interruptible(work, self._loop)
         self._start = self._loop.call_soon(self._begin_alone)
 
     def _begin_alone(self) -> None:

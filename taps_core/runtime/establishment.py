@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from taps_core.model.capabilities import DataUnit
@@ -56,8 +57,18 @@ async def establish(connection: Connection[Any], timeout: float | None) -> None:
     assert work is not None
     deadline = None if timeout is None else report.began + timeout
     expiry = None if deadline is None else _Expiry(work, loop, deadline)
+    won = None
     try:
-        won = await _win_in_the_end(connection, report, deadline, work)
+        while won is None:
+            blueprint = connection._blueprint
+            connection._gathers = True
+            try:
+                won = await _win(connection, report, deadline)
+            except asyncio.CancelledError:
+                # Its endpoints may change meanwhile (RFC 9622, section 7.5). Another reason to
+                # end, perhaps in the same turn, is no reason to go on.
+                if connection._blueprint is blueprint or not work.resumed():
+                    raise
     except BaseException as error:
         expired = expiry is not None and expiry.caused(error)
         failure = _failure(error, report, timeout if expired else None)
@@ -105,24 +116,6 @@ def over(report: EstablishmentReport, failure: EstablishmentError, now: float) -
     failure.report = report
     gave_up = failure.reason is Reason.LOCAL_ABORT
     report.over("cancelled" if gave_up else "failed", now, None if gave_up else failure)
-
-
-async def _win_in_the_end(
-    connection: Connection[Any],
-    report: EstablishmentReport,
-    deadline: float | None,
-    work: Interruptible,
-) -> Won:
-    """Win with the endpoints that there are then: they may change meanwhile (RFC 9622, 7.5)."""
-    while True:
-        blueprint = connection._blueprint
-        connection._gathers = True
-        try:
-            return await _win(connection, report, deadline)
-        except asyncio.CancelledError:
-            # Another reason to end, perhaps in the same turn, is no reason to go on.
-            if connection._blueprint is blueprint or not work.resumed():
-                raise
 
 
 def _failure(
@@ -242,15 +235,16 @@ async def _try(
     """The one leaf there is."""
 
     def connected() -> None:
-        attempts[-1].connected = connection._loop.time() - report.began
+        attempts[-1].connected = loop.time() - report.began
         report.tell(attempts[-1])
 
     def attempt(leaf: Leaf) -> Coroutine[Any, Any, Flow]:
         return this.connect(_ALONE, deadline, connected)
 
     this = _Attempt(connection, leaf)
-    work = connection._work
-    return this.won(await only(leaf, attempt, attempts, report.began, report.tell, work))
+    loop, work = connection._loop, connection._work
+    flow = await only(leaf, attempt, attempts, report.began, loop, report.tell, work)
+    return this.won(flow)
 
 
 #: Where there is nothing else that could be used.
@@ -295,7 +289,7 @@ class _Attempt:
         if stack.security is not None:
             lower = _Noted(lower, connected)
         flow = await connector(stack, lower).connect(request)
-        if not isinstance(flow, Flow):
+        if not _is_flow(type(flow)):
             raise TypeError(f"{stack} is connected, and gave {flow!r} in place of a Flow")
         return flow
 
@@ -305,6 +299,12 @@ class _Attempt:
         if self._early is not None and self._early.taken and early is not None:
             early.done = True
         return Won(flow, self._leaf.stack, self._asked, self._leaf)
+
+
+@lru_cache(maxsize=64)
+def _is_flow(made: type) -> bool:
+    """Abstract classes take long to say so, each time."""
+    return issubclass(made, Flow)
 
 
 class _Noted:

@@ -12,7 +12,8 @@ may put further layers above itself while it does (STARTTLS).
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, TypeGuard
 
 from taps_core.model.errors import EstablishmentError, PluginError, Reason, SendError
 from taps_core.model.framer import Codec, Framer
@@ -61,8 +62,9 @@ class FramerConnector:
             EstablishmentError, OSError: The layer below failed, or the framer did.
         """
         framer = _create(self._definition)
-        if isinstance(framer, Codec):
+        if _is_codec(framer):
             return await self._connect_codec(framer, request)
+        assert isinstance(framer, Framer)
         if request.early is not None:
             request = dataclasses.replace(request, early=None)
         lower = await self._lower.connect(request)
@@ -190,9 +192,19 @@ async def _negotiated(
 
 def _create(definition: FramerDefinition | type[Framer]) -> Codec | Framer:
     framer = definition() if isinstance(definition, type) else definition.create()
-    if not (isinstance(framer, Codec) or isinstance(framer, Framer)):  # noqa: SIM101  # the first is the usual case, and each asks an ABC
+    if not _is_codec(framer) and not isinstance(framer, Framer):
         raise PluginError(f"{definition!r} made {framer!r}, which is neither a Codec nor a Framer")
     return framer
+
+
+def _is_codec(framer: object) -> TypeGuard[Codec]:
+    return _makes_codecs(type(framer))  # type: ignore[arg-type]  # every class can be hashed
+
+
+@lru_cache(maxsize=64)
+def _makes_codecs(made: type) -> bool:
+    """Abstract classes take long to say so, each time."""
+    return issubclass(made, Codec)
 
 
 def _framer_flow(

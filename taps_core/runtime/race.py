@@ -133,6 +133,7 @@ async def only(
     attempt: MakeAttempt,
     attempts: list[Attempt],
     began: float,
+    loop: asyncio.AbstractEventLoop,
     changed: Changed = _unwatched,
     work: Interruptible | None = None,
 ) -> Flow:
@@ -143,13 +144,13 @@ async def only(
         attempt: As for :func:`race`.
         attempts: The report, to which it is added.
         began: When establishment began, in the loop's time.
+        loop: That is running.
         changed: As for :func:`race`.
         work: What this is a part of, if it can be interrupted.
 
     Raises:
         EstablishmentError: It failed; ``__cause__`` is why.
     """
-    loop = asyncio.get_running_loop()
     record = Attempt(leaf, loop.time() - began)
     attempts.append(record)
     changed(record)

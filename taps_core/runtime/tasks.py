@@ -69,6 +69,7 @@ class Interruptible:
 
     Args:
         begin: Makes the coroutine, once it is awaited for the first and only time.
+        loop: Where it will be awaited; ``None``: looked up then.
     """
 
     __slots__ = (
@@ -78,13 +79,19 @@ class Interruptible:
         "_context",
         "_for_good",
         "_interrupted",
+        "_loop",
         "_over",
         "_pending",
         "_task",
     )
 
-    def __init__(self, begin: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def __init__(
+        self,
+        begin: Callable[[], Coroutine[Any, Any, None]],
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
         self._begin: Callable[[], Coroutine[Any, Any, None]] | None = begin
+        self._loop = loop
         self._context = contextvars.copy_context()
         self._task: asyncio.Task[Any] | None = None
         #: How often the task had been cancelled when it began with this.
@@ -140,7 +147,7 @@ class Interruptible:
     def __await__(self) -> Generator[Any, Any, None]:
         begin, self._begin = self._begin, None
         assert begin is not None, "it is done once"
-        task = self._task = asyncio.current_task()
+        task = self._task = asyncio.current_task(self._loop)
         if task is not None:
             self._before = task.cancelling()
         run = self._context.run

@@ -29,7 +29,7 @@ import math
 import socket
 import struct
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
@@ -57,6 +57,8 @@ __all__ = [
 ]
 
 Properties: TypeAlias = Mapping[str, Any]
+#: Sets the options of a property; True if they have effect.
+_Setter: TypeAlias = Callable[[socket.socket, Properties], bool]
 
 #: In place of a ``keepAliveTimeout`` that was set to Disabled on the Connection:
 #: unlike the default, this also stops keep-alives that ``keepAlive`` asked for.
@@ -279,13 +281,17 @@ def set_whole_packets(sock: socket.socket) -> bool:
     return done
 
 
+def _set_whole_packets(sock: socket.socket, properties: Properties) -> bool:
+    return set_whole_packets(sock)
+
+
 def _set_nothing(sock: socket.socket, properties: Properties) -> bool:
     """For a property that is kept and shown, but that no system acts on."""
     return False
 
 
 #: What carries out a property on an established connection; True if it now has effect.
-SETTERS: Final[Mapping[str, Callable[[socket.socket, Properties], bool]]] = MappingProxyType(
+SETTERS: Final[Mapping[str, _Setter]] = MappingProxyType(
     {
         "connTimeout": _set_conn_timeout,
         "keepAliveTimeout": _set_keep_alive,
@@ -320,36 +326,44 @@ def configure(
     Raises:
         OSError: The hop limit cannot be set.
     """
-    refused: list[str] = []
-    get = properties.get
+    global _latest
     if hop_limit is not None:
         set_hop_limit(sock, hop_limit)
+    known, options = _latest
+    if properties is not known:
+        options = tuple(_asked(properties))
+        _latest = properties, options
+    return [name for name, setter in options if not _works(setter, sock, properties)]
+
+
+def _asked(properties: Properties) -> Iterator[tuple[str, _Setter]]:
+    """The properties that ask for an option, and what sets it."""
+    get = properties.get
     if _user_timeout(properties) != math.inf:
         name = "connTimeout" if "connTimeout" in properties else "tcp.userTimeoutEnabled"
-        _try(_set_user_timeout, sock, properties, name, refused)
+        yield name, _set_user_timeout
     if _keep_alive(properties) is not None:
-        _try(_set_keep_alive, sock, properties, "keepAlive", refused)
+        yield "keepAlive", _set_keep_alive
     if get("connCapacityProfile", CapacityProfile.DEFAULT) != CapacityProfile.DEFAULT:
-        _try(_set_capacity_profile, sock, properties, "connCapacityProfile", refused)
+        yield "connCapacityProfile", _set_capacity_profile
     if get("maxSendRate", math.inf) != math.inf:
-        _try(_set_max_send_rate, sock, properties, "maxSendRate", refused)
-    whole = get("noFragmentation") or get("noSegmentation")
-    if whole and not set_whole_packets(sock):
-        refused.append("noFragmentation" if get("noFragmentation") else "noSegmentation")
-    return refused
+        yield "maxSendRate", _set_max_send_rate
+    for name in ("noFragmentation", "noSegmentation"):
+        if get(name):
+            yield name, _set_whole_packets
+            break
 
 
-def _try(
-    setter: Callable[[socket.socket, Properties], bool],
-    sock: socket.socket,
-    properties: Properties,
-    name: str,
-    refused: list[str],
-) -> None:
+#: What was asked for last, and what that takes. Connections that are made alike ask with one
+#: and the same mapping, which nobody changes.
+_latest: tuple[Properties, tuple[tuple[str, _Setter], ...]] = ({}, ())
+
+
+def _works(setter: _Setter, sock: socket.socket, properties: Properties) -> bool:
     try:
-        setter(sock, properties)
+        return setter(sock, properties)
     except OSError:
-        refused.append(name)
+        return False
 
 
 # -- reading back

@@ -189,7 +189,8 @@ class TCP(Transport):
                 if not _AT_ONCE:
                     sock.setblocking(False)
                 configure(sock, request.properties, hop_limit=remote.hop_limit)
-                choose_source(sock, request.properties)
+                if family == socket.AF_INET6:
+                    choose_source(sock, request.properties)
             if local is not None:
                 if local.port:
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
