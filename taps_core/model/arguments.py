@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 __all__ = ["check_length", "check_seconds", "check_whole", "several"]
 
 T = TypeVar("T")
+
+_NUMBERS: Final = (int, float)
 
 
 def check_seconds(name: str, value: object) -> None:
@@ -20,7 +22,7 @@ def check_seconds(name: str, value: object) -> None:
         TypeError: It is no number.
         ValueError: It is not a number, or below zero.
     """
-    if not isinstance(value, int | float):
+    if not isinstance(value, _NUMBERS):
         raise TypeError(f"{name}: seconds as a number, not {value!r}")
     if not value >= 0:
         raise ValueError(f"{name}: {value!r} seconds cannot be")

@@ -262,6 +262,8 @@ class TransportProperties:
     @property
     def key(self) -> tuple[tuple[str, Any], ...]:
         """Equal for equal contents; hashable if the values of namespaced ones are."""
+        if not self._values:
+            return ()
         key = self._key
         if key is None:
             key = self._key = tuple(sorted(self._values.items(), key=_first))

@@ -184,7 +184,7 @@ class EstablishmentReport(Sequence[Attempt]):
         self.error: str | None = None
         self.resolutions: Sequence[Resolution] = ()
         self.waiting: Sequence[Tried] = ()
-        self._attempts: Sequence[Attempt] = []
+        self._attempts: Sequence[Attempt] = ()
         self._watchers: tuple[Watcher, ...] = ()
 
     # -- reading
@@ -263,9 +263,11 @@ class EstablishmentReport(Sequence[Attempt]):
 
     def gather(self) -> list[Attempt]:
         """The candidates are worked out, again perhaps: where to add attempts to, live."""
-        attempts = [*self._attempts[-MAX_RECORDS:]]
+        attempts: list[Attempt] = []
+        if self._attempts or self.resolutions:
+            attempts += self._attempts[-MAX_RECORDS:]
+            self.resolutions = self.resolutions[-MAX_RECORDS:]
         self._attempts = attempts
-        self.resolutions = self.resolutions[-MAX_RECORDS:]
         return attempts
 
     def resolving(self, asked: object, now: float, path: str = "default") -> Resolution:

@@ -448,7 +448,7 @@ class SecurityParameters:
         """An independent copy."""
         parameters = SecurityParameters()
         parameters._mode = self._mode
-        parameters._values = dict(self._values)
+        parameters._values = self._values.copy()
         parameters._trust = self._trust
         parameters._challenge = self._challenge
         return parameters

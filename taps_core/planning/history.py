@@ -160,7 +160,8 @@ class History:
 
     def knows(self, remotes: Iterable[RemoteEndpoint]) -> bool:
         """Whether anything is known about one of these, on whatever network."""
-        return any(_destination(each) in self._known for each in remotes)
+        known = self._known
+        return bool(known) and any(_destination(each) in known for each in remotes)
 
     def about(self, remotes: Iterable[RemoteEndpoint], network: Hashable, now: float) -> Evidence:
         """What is known about the stacks to these, which are alternatives."""

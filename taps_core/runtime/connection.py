@@ -128,8 +128,8 @@ class Connection(ReceivingHalf[T]):
             raise afresh(self._error)
         return self
 
-    async def __aenter__(self) -> Connection[T]:
-        return await self._wait_ready()
+    def __aenter__(self) -> Coroutine[Any, Any, Connection[T]]:
+        return self._wait_ready()
 
     async def __aexit__(self, typ: type[BaseException] | None, *_: object) -> None:
         try:

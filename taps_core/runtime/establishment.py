@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from functools import lru_cache
+import dataclasses
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final
 
 from taps_core.model.capabilities import DataUnit
 from taps_core.model.errors import EstablishmentError, EstablishmentTimeout, Reason, TapsError
-from taps_core.model.flow import Flow
 from taps_core.model.layers import AcceptRequest, ConnectRequest, EarlyData, SecurityLayer
 from taps_core.planning.candidates import Leaf, companions
 from taps_core.runtime.framing import FramerConnector, accept_framed, wrap
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
 
     from taps_core.model.endpoints import LocalEndpoint, RemoteEndpoint
-    from taps_core.model.flow import Session
+    from taps_core.model.flow import Flow, Session
     from taps_core.model.layers import Connector
     from taps_core.model.reports import Attempt, EstablishmentReport
     from taps_core.planning.stacks import Stack
@@ -233,18 +233,17 @@ async def _try(
     deadline: float | None,
 ) -> Won:
     """The one leaf there is."""
-
-    def connected() -> None:
-        attempts[-1].connected = loop.time() - report.began
-        report.tell(attempts[-1])
-
-    def attempt(leaf: Leaf) -> Coroutine[Any, Any, Flow]:
-        return this.connect(_ALONE, deadline, connected)
-
     this = _Attempt(connection, leaf)
     loop, work = connection._loop, connection._work
-    flow = await only(leaf, attempt, attempts, report.began, loop, report.tell, work)
-    return this.won(flow)
+    attempt = this.connect(_ALONE, deadline, partial(_connected, report, attempts, loop))
+    return this.won(await only(leaf, attempt, attempts, report.began, loop, report.tell, work))
+
+
+def _connected(
+    report: EstablishmentReport, attempts: list[Attempt], loop: asyncio.AbstractEventLoop
+) -> None:
+    attempts[-1].connected = loop.time() - report.began
+    report.tell(attempts[-1])
 
 
 #: Where there is nothing else that could be used.
@@ -264,16 +263,16 @@ class _Attempt:
         early = connection._early
         self._early = None if early is None else _early_data(connection, early, leaf.stack)
 
-    async def connect(
+    def connect(
         self,
         others: tuple[Sequence[RemoteEndpoint], Sequence[LocalEndpoint]],
         deadline: float | None,
         connected: Callable[[], None],
-    ) -> Flow:
+    ) -> Coroutine[Any, Any, Flow]:
         """Through all layers; ``connected`` is called when those above the transport go on."""
         blueprint, leaf = self._connection._blueprint, self._leaf
         stack, remote = leaf.stack, leaf.remote
-        request = ConnectRequest(
+        request = _Request(
             remote=remote,
             local=leaf.local,
             other_remotes=others[0],
@@ -284,14 +283,9 @@ class _Attempt:
             role=blueprint.role,
             deadline=deadline,
             early=self._early,
+            connected=connected,
         )
-        lower: Connector = stack.transport
-        if stack.security is not None:
-            lower = _Noted(lower, connected)
-        flow = await connector(stack, lower).connect(request)
-        if not _is_flow(type(flow)):
-            raise TypeError(f"{stack} is connected, and gave {flow!r} in place of a Flow")
-        return flow
+        return connector(stack).connect(request)
 
     def won(self, flow: Flow) -> Won:
         """It is the one that is used."""
@@ -301,24 +295,25 @@ class _Attempt:
         return Won(flow, self._leaf.stack, self._asked, self._leaf)
 
 
-@lru_cache(maxsize=64)
-def _is_flow(made: type) -> bool:
-    """Abstract classes take long to say so, each time."""
-    return issubclass(made, Flow)
+@dataclasses.dataclass(kw_only=True, slots=True, eq=False, repr=False)
+class _Request(ConnectRequest):
+    """One that knows whom to tell how far it is."""
+
+    connected: Callable[[], None]
 
 
 class _Noted:
     """A transport that says when it is connected: what is above it goes on then."""
 
-    __slots__ = ("_connected", "_transport")
+    __slots__ = ("_transport",)
 
-    def __init__(self, transport: Connector, connected: Callable[[], None]) -> None:
+    def __init__(self, transport: Connector) -> None:
         self._transport = transport
-        self._connected = connected
 
     async def connect(self, request: ConnectRequest) -> Flow:
         flow = await self._transport.connect(request)
-        self._connected()
+        if isinstance(request, _Request):  # unless a layer has made one of its own
+            request.connected()
         return flow
 
 
@@ -358,15 +353,15 @@ class _Secured:
         self._layer = layer
         self._lower = lower
 
-    async def connect(self, request: ConnectRequest) -> Flow:
-        return await self._layer.connect(self._lower, request)
+    def connect(self, request: ConnectRequest) -> Coroutine[Any, Any, Flow]:
+        return self._layer.connect(self._lower, request)
 
 
-def connector(stack: Stack, lower: Connector) -> Connector:
-    """The stack over ``lower``, its transport, as one connector: each layer connects through
-    the one below.
-    """  # noqa: D205  # one sentence
+@lru_cache(maxsize=64)
+def connector(stack: Stack) -> Connector:
+    """The stack as one connector, for all attempts: each layer connects through the one below."""
     security, datagrams = stack.security, _datagrams(stack)
+    lower: Connector = stack.transport if security is None else _Noted(stack.transport)
     for layer in stack.layers:
         if layer is security:
             lower = _Secured(layer, lower)

@@ -63,7 +63,10 @@ class FramerConnector:
         """
         framer = _create(self._definition)
         if _is_codec(framer):
-            return await self._connect_codec(framer, request)
+            if request.early is not None:
+                return await self._connect_early(framer, request, request.early)
+            lower = await self._lower.connect(request)
+            return CodecFlow(lower, framer, datagrams=self._datagrams)
         assert isinstance(framer, Framer)
         if request.early is not None:
             request = dataclasses.replace(request, early=None)
@@ -76,11 +79,7 @@ class FramerConnector:
             _framer_flow(self._definition, framer, lower, self._datagrams), secure, self._datagrams
         )
 
-    async def _connect_codec(self, codec: Codec, request: ConnectRequest) -> Flow:
-        early = request.early
-        if early is None:
-            lower = await self._lower.connect(request)
-            return CodecFlow(lower, codec, datagrams=self._datagrams)
+    async def _connect_early(self, codec: Codec, request: ConnectRequest, early: EarlyData) -> Flow:
         below = _framed(codec, early)
         lower = await self._lower.connect(dataclasses.replace(request, early=below))
         if below is not None and below.taken:

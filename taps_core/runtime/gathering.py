@@ -51,7 +51,7 @@ def at_hand(blueprint: Blueprint) -> Leaf | None:
     known = blueprint.only
     if known is None or known[0] is not system.unchanged:
         return None
-    if system.cached and system.cached.knows(blueprint.remote):
+    if system.cached.knows(blueprint.remote):
         return None
     return known[1]
 

@@ -111,9 +111,9 @@ class HeldCalls:
 class HoldingFlow(LayerFlow):
     """A layer that starts the flow below by itself: to shake hands, or to see who is there.
 
-    What goes up before ``start``, and until the turn of the loop after it, is held; the
-    flow below is resumed then. Let it be paused meanwhile, so that little comes. After
-    ``close`` and ``abort`` nothing goes up but outcomes and the end.
+    What goes up before ``start`` is held, and given to the layer above in the turn of the
+    loop after it; the flow below is resumed then. Let it be paused meanwhile, so that little
+    comes. After ``close`` and ``abort`` nothing goes up but outcomes and the end.
 
     A subclass calls ``self.lower.start(self)``, and passes up by ``_up`` whatever it does
     not leave to this class.
@@ -136,8 +136,12 @@ class HoldingFlow(LayerFlow):
     # -- down
 
     def start(self, receiver: Receiver) -> None:
-        """Give ``receiver`` what was held, from the next turn on."""
-        asyncio.get_running_loop().call_soon(self._release, receiver)
+        """Give ``receiver`` what was held, from the next turn on; if nothing was, what comes."""
+        held = self._held
+        if held is not None and held.calls:
+            asyncio.get_running_loop().call_soon(self._release, receiver)
+        else:
+            self._release(receiver)
 
     def _release(self, receiver: Receiver) -> None:
         # Whatever comes up from in here calls down at will, but nothing else comes up

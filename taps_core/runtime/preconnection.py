@@ -10,7 +10,7 @@ from taps_core.model.arguments import check_seconds
 from taps_core.model.endpoints import LocalEndpoint, RemoteEndpoint, added, without
 from taps_core.model.errors import EstablishmentError, Reason
 from taps_core.model.messages import MessageContext
-from taps_core.model.properties import Direction, TransportProperties
+from taps_core.model.properties import TransportProperties
 from taps_core.model.security import SecurityParameters
 from taps_core.runtime.connection import Connection
 from taps_core.runtime.establishment import TIMEOUT, establish
@@ -172,7 +172,7 @@ class Preconnection:
                 Everything else comes when the Connection is awaited.
             TypeError, ValueError: ``timeout`` is no number of seconds.
         """
-        return self._initiate(timeout, None)
+        return self._establish("initiate", timeout)
 
     def initiate_with_send(
         self,
@@ -204,16 +204,15 @@ class Preconnection:
             )
         entry = Entry(data, None, True, early, len(data) if isinstance(data, bytes) else 0)
         entry.silent = True
-        return self._initiate(timeout, entry)
+        return self._establish("initiate", timeout, entry)
 
-    def _initiate(self, timeout: float | None, early: Entry | None) -> Connection[Any]:
+    def _establish(
+        self, role: Role, timeout: float | None, early: Entry | None = None
+    ) -> Connection[Any]:
         if not self._remote:
             raise EstablishmentError(
-                "initiate() needs a Remote Endpoint", reason=Reason.INVALID_CONFIGURATION
+                f"{role}() needs a Remote Endpoint", reason=Reason.INVALID_CONFIGURATION
             )
-        return self._establish("initiate", timeout, early)
-
-    def _establish(self, role: Role, timeout: float | None, early: Entry | None) -> Connection[Any]:
         if timeout is not None:
             check_seconds("timeout", timeout)
         blueprint = self._blueprint(role)
@@ -276,26 +275,19 @@ class Preconnection:
     def _blueprint(self, role: Role) -> Blueprint:
         """A copy of all this; Connections that are made alike share one."""
         runtime = self.system.runtime()
-        transport = self.transport
-        if role == "initiate":
-            for remote in self._remote:
-                if remote.multicast_group is not None:
-                    # Whom a group consists of is not known, so nobody can be heard (section 6.1.1).
-                    transport = transport.copy().set("direction", Direction.UNIDIRECTIONAL_SEND)
-                    break
         last = self._last
         if last is not None and last.is_of(
             runtime,
             role=role,
             local=self._local,
             remote=self._remote,
-            properties=transport,
+            properties=self.transport,
             security=self.security,
             framers=self._framers,
         ):
             return last
         made = self._last = runtime.blueprint(
-            role, self._local, self._remote, transport, self.security, self._framers
+            role, self._local, self._remote, self.transport, self.security, self._framers
         )
         return made
 

@@ -16,9 +16,11 @@ import asyncio
 import errno
 import logging
 import os
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from taps_core.model.errors import EstablishmentError, Reason, TapsError
+from taps_core.model.flow import Flow
 from taps_core.model.reports import Attempt
 from taps_core.runtime.tasks import until_done
 
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
     )
     from typing import TypeAlias
 
-    from taps_core.model.flow import Flow
     from taps_core.planning.candidates import Leaf
     from taps_core.planning.race import RacePlanner
     from taps_core.runtime.tasks import Interruptible
@@ -130,7 +131,7 @@ async def race(
 
 async def only(
     leaf: Leaf,
-    attempt: MakeAttempt,
+    attempt: Awaitable[Flow],
     attempts: list[Attempt],
     began: float,
     loop: asyncio.AbstractEventLoop,
@@ -140,8 +141,8 @@ async def only(
     """The one attempt that can be made: in the caller's own task, without planner and timer.
 
     Args:
-        leaf: What to try.
-        attempt: As for :func:`race`.
+        leaf: What is tried.
+        attempt: The attempt, not begun; else as for :func:`race`.
         attempts: The report, to which it is added.
         began: When establishment began, in the loop's time.
         loop: That is running.
@@ -156,7 +157,9 @@ async def only(
     changed(record)
     outcome = "cancelled"
     try:
-        flow = await attempt(leaf)
+        flow = await attempt
+        if not _is_flow(type(flow)):
+            raise _no_flow(leaf, flow)
         outcome = "ready"
         return flow
     except asyncio.CancelledError as error:
@@ -319,10 +322,23 @@ class _Contest:
 
 async def _run(attempt: MakeAttempt, leaf: Leaf, record: Attempt) -> Flow:
     try:
-        return await attempt(leaf)
+        flow = await attempt(leaf)
     except asyncio.CancelledError as error:
         record.error = unfinished(error)
         raise
+    if not _is_flow(type(flow)):
+        raise _no_flow(leaf, flow)
+    return flow
+
+
+@lru_cache(maxsize=64)
+def _is_flow(made: type) -> bool:
+    """Abstract classes take long to say so, each time."""
+    return issubclass(made, Flow)
+
+
+def _no_flow(leaf: Leaf, given: object) -> TypeError:
+    return TypeError(f"{leaf.stack} is connected, and gave {given!r} in place of a Flow")
 
 
 async def _next(late: Late) -> Iterable[Leaf] | None:

@@ -242,7 +242,10 @@ class Registry:
         Raises:
             PluginError: There is none; says what to install, or the nearest names.
         """
-        return self._look_up(PluginKind.FRAMER, name, self.framers)
+        contents = self._contents or self._loaded()
+        return contents.framers.get(name) or self._look_up(
+            PluginKind.FRAMER, name, contents.framers
+        )
 
     # -- can this machine run it?
 

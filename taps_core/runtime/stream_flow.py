@@ -35,7 +35,7 @@ import os
 import socket
 import struct
 import sys
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from taps_core.model.errors import Reason, SendError
 from taps_core.model.flow import Flow
@@ -392,7 +392,7 @@ class StreamFlow(Flow, asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The loop took the socket."""
-        self._transport = cast("asyncio.Transport", transport)
+        self._transport = transport  # type: ignore[assignment]  # of a stream
         self._write = self._transport.write
         self._transport.set_write_buffer_limits(high=HIGH_WATER)
         # uvloop's gather by themselves.

@@ -20,7 +20,7 @@ from taps_core.model.arguments import check_seconds, several
 from taps_core.model.errors import PluginError
 from taps_core.model.framer import Codec, Framer
 from taps_core.model.layers import FramerDefinition
-from taps_core.model.properties import ConnectionState, Preference
+from taps_core.model.properties import ConnectionState, Direction, Preference
 from taps_core.planning.candidates import chooses_paths
 from taps_core.planning.history import NOTHING
 from taps_core.planning.policy import Policy
@@ -568,12 +568,16 @@ class LoopRuntime:
                 key = known = None
             if known is not None:
                 return known
+        properties = properties.copy()
+        if role == "initiate" and any(each.multicast_group is not None for each in remote):
+            # Whom a group consists of is not known, so nobody can be heard (section 6.1.1).
+            properties.set("direction", Direction.UNIDIRECTIONAL_SEND)
         made = Blueprint(
             self,
             role=role,
             local=local,
             remote=remote,
-            properties=properties.copy(),
+            properties=properties,
             security=security.copy(),
             framers=framers,
         )

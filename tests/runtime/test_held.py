@@ -53,6 +53,7 @@ def test_all_that_came_before_comes_up_in_order_in_the_turn_after_start() -> Non
 def test_the_flow_below_is_resumed_once_what_was_held_is_up() -> None:
     async def main() -> None:
         rig = Rig()
+        rig.below.feed(b"held")
         rig.flow.start(rig.above)
         rig.flow.pause()
         rig.flow.resume()
@@ -63,13 +64,25 @@ def test_the_flow_below_is_resumed_once_what_was_held_is_up() -> None:
     asyncio.run(main())
 
 
-def test_a_layer_above_that_pauses_at_once_stays_paused() -> None:
+@pytest.mark.parametrize("held", [True, False])
+def test_a_layer_above_that_pauses_at_once_stays_paused(held: bool) -> None:
     async def main() -> None:
         rig = Rig()
+        if held:
+            rig.below.feed(b"held")
         rig.flow.start(rig.above)
         rig.flow.pause()
         await turn()
-        assert rig.below.names == ["pause"]
+        assert rig.below.names == (["pause"] if held else ["resume", "pause"])
+
+
+def test_where_nothing_was_held_what_comes_goes_up_at_once() -> None:
+    async def main() -> None:
+        rig = Rig()
+        rig.flow.start(rig.above)
+        rig.below.feed(b"first")
+        assert rig.above.data == b"first"
+        assert rig.below.names == ["resume"]
 
     asyncio.run(main())
 

@@ -127,7 +127,7 @@ def test_the_only_attempt_costs_neither_task_nor_timer() -> None:
 
         attempts: list[Attempt] = []
         assert isinstance(
-            await only(it, attempt, attempts, now(), asyncio.get_running_loop()), FakeFlow
+            await only(it, attempt(it), attempts, now(), asyncio.get_running_loop()), FakeFlow
         )
         assert [(a.what, a.outcome) for a in attempts] == [("TCP to 192.0.2.1:7", "ready")]
 
@@ -142,7 +142,9 @@ def test_the_only_os_error_keeps_its_number_and_text() -> None:
 
         attempts: list[Attempt] = []
         with pytest.raises(EstablishmentError) as caught:
-            await only(leaf("TCP"), attempt, attempts, now(), asyncio.get_running_loop())
+            await only(
+                leaf("TCP"), attempt(leaf("TCP")), attempts, now(), asyncio.get_running_loop()
+            )
         error = caught.value
         assert str(error) == (
             f"TCP to 192.0.2.1:7: [Errno {errno.ECONNREFUSED}] Connect call failed (after 2.0 ms)"
@@ -167,7 +169,9 @@ def test_the_only_taps_error_keeps_reason_and_detail() -> None:
             )
 
         with pytest.raises(EstablishmentError, match="expired") as caught:
-            await only(leaf("TLS/TCP"), attempt, [], now(), asyncio.get_running_loop())
+            await only(
+                leaf("TLS/TCP"), attempt(leaf("TLS/TCP")), [], now(), asyncio.get_running_loop()
+            )
         assert caught.value.reason is Reason.POLICY_PROHIBITED
         assert caught.value.detail == "certificate-expired"
         assert not caught.value.transient
@@ -190,7 +194,9 @@ def test_cancelling_the_only_attempt_cancels_it_in_place() -> None:
         attempts: list[Attempt] = []
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.5):
-                await only(leaf("TCP"), attempt, attempts, now(), asyncio.get_running_loop())
+                await only(
+                    leaf("TCP"), attempt(leaf("TCP")), attempts, now(), asyncio.get_running_loop()
+                )
         assert cancelled == ["attempt"]
         assert now() == 0.5
         assert [(a.outcome, a.ended) for a in attempts] == [("cancelled", 0.5)]
@@ -392,7 +398,7 @@ def test_a_bug_in_the_only_attempt_is_an_establishment_error_with_its_cause(
             raise KeyError("connection_id")
 
         with pytest.raises(EstablishmentError, match="KeyError: 'connection_id'") as caught:
-            await only(leaf("QUIC"), attempt, [], now(), asyncio.get_running_loop())
+            await only(leaf("QUIC"), attempt(leaf("QUIC")), [], now(), asyncio.get_running_loop())
         assert isinstance(caught.value.__cause__, KeyError)
 
     run(main)
@@ -408,7 +414,7 @@ def test_a_cancellation_that_a_plugin_lost_is_a_failed_attempt(number: int) -> N
 
         with pytest.raises(EstablishmentError, match="cancelled from within"):
             if number == 1:
-                await only(leaf("TCP"), attempt, [], now(), asyncio.get_running_loop())
+                await only(leaf("TCP"), attempt(leaf("TCP")), [], now(), asyncio.get_running_loop())
             else:
                 await race(RacePlanner([leaf("TCP") for _ in range(number)]), attempt)
 

@@ -168,6 +168,9 @@ def tls_settings(security: SecurityParameters, server: bool) -> Settings:
 
 
 def _key(security: SecurityParameters, server: bool) -> Hashable:
+    alike = security.key
+    if alike is not None:
+        return (server, alike)
     explicit = security.explicit
     context = explicit.get("context")
     if context is not None and not isinstance(context, ssl.SSLContext):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import importlib.util
 from typing import TYPE_CHECKING, Any, Final
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
         SecurityParameters,
     )
     from taps_tls.contexts import Contexts, Settings
+    from taps_tls.flow import TLSFlow
 
 __all__ = ["TLS", "name_to_verify"]
 
@@ -175,11 +177,11 @@ class TLS(SecurityLayer):
                 ESTABLISHMENT_FAILED: the handshake failed; ``detail`` says why.
             OSError: As the layer below.
         """
-        from taps_tls.flow import TLSFlow
-
         security = request.security
         name = name_to_verify(request, "TLS")
-        settings = await self._client_settings(security)
+        settings = self._contexts.known(security, server=False)
+        if settings is None:
+            settings = await self._client_settings(security)
         if _hurries(request):
             return await self._connect_with_hello(lower, request, settings, name)
         # Early data would leave as plaintext below.
@@ -201,7 +203,7 @@ class TLS(SecurityLayer):
                     ),
                 )
                 settings = await self._client_settings(security)
-            flow = TLSFlow(
+            flow = self._flow(
                 below,
                 settings,
                 security,
@@ -223,9 +225,7 @@ class TLS(SecurityLayer):
 
         It may arrive twice: it is no Message (RFC 9623, section 5.3).
         """
-        from taps_tls.flow import TLSFlow
-
-        flow = TLSFlow(
+        flow = self._flow(
             None,
             settings,
             request.security,
@@ -257,8 +257,6 @@ class TLS(SecurityLayer):
         Raises:
             EstablishmentError: As :meth:`connect`.
         """
-        from taps_tls.flow import TLSFlow
-
         security = request.security
         remote = lower.remote_endpoint
         peer = "the peer" if remote is None else str(remote)
@@ -278,7 +276,7 @@ class TLS(SecurityLayer):
                     ),
                 )
             settings = self._contexts.of(security, server=True)
-            flow = TLSFlow(lower, settings, security, server=True, peer=peer)
+            flow = self._flow(lower, settings, security, server=True, peer=peer)
         except BaseException:
             lower.abort()
             raise
@@ -309,6 +307,13 @@ class TLS(SecurityLayer):
         from taps_tls.offers import offered
 
         return offered(self._contexts, security, server=server)
+
+    @functools.cached_property
+    def _flow(self) -> type[TLSFlow]:
+        # Not with this module, as it imports ssl; nor each time, as that is one more search.
+        from taps_tls.flow import TLSFlow
+
+        return TLSFlow
 
     @property
     def _contexts(self) -> Contexts[Settings]:
