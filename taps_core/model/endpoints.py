@@ -373,6 +373,8 @@ class Endpoint:
         """One or several of what :meth:`coerce` takes; none for ``None``."""
         if value is None:
             return ()
+        if type(value) is str:
+            return (cls.parse(value),)
         if isinstance(value, (str, Endpoint)) or not isinstance(value, Iterable):
             return (cls.coerce(value),)
         return tuple(cls.coerce(each) for each in value)

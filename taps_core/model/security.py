@@ -446,7 +446,7 @@ class SecurityParameters:
 
     def copy(self) -> SecurityParameters:
         """An independent copy."""
-        parameters = SecurityParameters()
+        parameters = object.__new__(SecurityParameters)
         parameters._mode = self._mode
         parameters._values = self._values.copy()
         parameters._trust = self._trust

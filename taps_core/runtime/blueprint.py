@@ -6,6 +6,7 @@ Editing the Preconnection afterwards reaches nothing that was made before
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from taps_core.model.properties import EXTENSIONS, PROPERTIES, Direction, Kind
@@ -48,6 +49,7 @@ class Blueprint:
         message_defaults: Message Properties that the application set.
         offered_security: ``security``, where ``alpn`` was left alone with the application
             protocols of the framers.
+        unlimited: Whether ``group_properties`` limit no rate.
     """
 
     __slots__ = (
@@ -68,6 +70,7 @@ class Blueprint:
         "runtime",
         "security",
         "sends_only",
+        "unlimited",
     )
 
     def __init__(
@@ -101,7 +104,7 @@ class Blueprint:
             self.learn(registry.properties.values())
         else:
             self.effective, self.group_properties = self._work_out((), own=False)
-            self._note_direction()
+            self._note()
         self.message_defaults: dict[str, Any] = {
             name: value
             for name, value in properties.explicit.items()
@@ -161,12 +164,15 @@ class Blueprint:
                 known[key] = found
         self.effective, self.group_properties = found
         self.learned = True
-        self._note_direction()
+        self._note()
 
-    def _note_direction(self) -> None:
+    def _note(self) -> None:
+        """What is asked for again and again."""
         direction = self.effective["direction"]
         self.sends_only = direction is Direction.UNIDIRECTIONAL_SEND
         self.receives_only = direction is Direction.UNIDIRECTIONAL_RECEIVE
+        rates = map(self.group_properties.get, ("maxSendRate", "_taps.groupMaxSendRate"))
+        self.unlimited = all(rate in (None, math.inf) for rate in rates)
 
     def _work_out(self, definitions: Iterable[Property], *, own: bool) -> WorkedOut:
         """All properties, and those of Connections; ``own``: of plugins, too."""

@@ -33,6 +33,8 @@ class CachedState:
 
     def __init__(self) -> None:
         self._history = History()
+        #: For the runtime: whether anything is remembered of one of some remotes.
+        self.knows = self._history.knows
 
     def __len__(self) -> int:
         """Destinations, a host and a port each, about which anything is known."""
@@ -79,10 +81,6 @@ class CachedState:
             raise ValueError(f"this is not what CachedState.as_json() says: {error!r}") from error
 
     # -- for the runtime
-
-    def knows(self, remotes: Sequence[RemoteEndpoint]) -> bool:
-        """Whether anything is remembered of one of these."""
-        return self._history.knows(remotes)
 
     def about(self, remotes: Sequence[RemoteEndpoint], paths: Paths) -> Evidence:
         """What is known about the stacks to these."""

@@ -57,8 +57,7 @@ if TYPE_CHECKING:
     from taps_core.model.messages import SendRecord
     from taps_core.model.properties import Property
     from taps_core.planning.stacks import Stack
-    from taps_core.runtime.blueprint import Blueprint
-    from taps_core.runtime.group import Group, IncomingStreams
+    from taps_core.runtime.group import IncomingStreams
 
 __all__ = ["Connection"]
 
@@ -88,12 +87,6 @@ class Connection(ReceivingHalf[T]):
     """
 
     __slots__ = ()
-
-    def __init__(self, blueprint: Blueprint, group: Group, *, accepted: bool = False) -> None:
-        """Not called by applications: see ``Preconnection`` and ``Listener``."""
-        super().__init__(blueprint, group, accepted=accepted)
-        group.join(self)
-        blueprint.runtime.connections.add(self)
 
     # ------------------------------------------------------------ establishment
 

@@ -96,11 +96,12 @@ class ConnectionBase(ABC, Generic[T]):
     )
 
     def __init__(self, blueprint: Blueprint, group: Group, *, accepted: bool = False) -> None:
+        """Not called by applications: see ``Preconnection`` and ``Listener``."""
         self._blueprint = blueprint
         self._group = group
         #: Whether a Listener (or the peer, within a group) made it.
         self.accepted = accepted
-        self._loop = blueprint.loop
+        self._loop = blueprint.runtime.loop
         self.close_timeout = blueprint.close_timeout
         self.report: EstablishmentReport = _NOTHING_TRIED
         self._state: ConnectionState = ConnectionState.ESTABLISHING
@@ -152,6 +153,8 @@ class ConnectionBase(ABC, Generic[T]):
         self._gone = False
         self._warned = False
         self._logged_unhandled = False
+        group.join(self)  # type: ignore[arg-type]  # only Connections are made
+        blueprint.runtime.connections.add(self)  # type: ignore[arg-type]  # likewise
 
     @abstractmethod
     def _abort(self, error: ConnectionError) -> None:

@@ -166,9 +166,11 @@ async def _win(
     leaf = at_hand(blueprint)
     if leaf is None:
         await load(blueprint)
-    if connection._hears_of_paths:
+    told = connection._dispatcher is not None or connection._log is not None
+    if told and connection._hears_of_paths:
         await blueprint.runtime.load_paths()  # so that it misses nothing from Ready on
-    group.learn(blueprint)
+    if group.properties is not blueprint.group_properties:
+        group.learn(blueprint)
     if leaf is not None:
         return await _try(connection, leaf, report, report.gather(), deadline)
     isolated = group.properties["isolateSession"]

@@ -110,7 +110,10 @@ class Group:
         """``member`` is Ready: there may be a session now."""
         if self._arrivals is not None:
             self._take_streams(member)
-        self._keep_rates(member)
+        blueprint = member._blueprint
+        plain = self.properties is blueprint.group_properties and blueprint.unlimited
+        if not plain or self.arbiter is not None:
+            self._keep_rates(member)
 
     def left(self, member: Connection[Any]) -> None:
         """A member reached its end."""
@@ -154,8 +157,7 @@ class Group:
 
     def learn(self, blueprint: Blueprint) -> None:
         """Take in the properties of plugins that were not known before."""
-        if self.properties is not blueprint.group_properties:
-            self.properties = {**blueprint.group_properties, **self.properties}
+        self.properties = {**blueprint.group_properties, **self.properties}
 
     def requested(self, member: Connection[Any]) -> Mapping[str, Any]:
         """Every property as ``member`` wants it now: what a stack is asked for with.

@@ -138,12 +138,15 @@ class HoldingFlow(LayerFlow):
     def start(self, receiver: Receiver) -> None:
         """Give ``receiver`` what was held, from the next turn on; if nothing was, what comes."""
         held = self._held
-        if held is not None and held.calls:
-            asyncio.get_running_loop().call_soon(self._release, receiver)
+        assert held is not None
+        if held.calls:
+            asyncio.get_running_loop().call_soon(self._give, receiver)
         else:
-            self._release(receiver)
+            self._held = None
+            self.receiver = receiver
+            self._released()
 
-    def _release(self, receiver: Receiver) -> None:
+    def _give(self, receiver: Receiver) -> None:
         # Whatever comes up from in here calls down at will, but nothing else comes up
         # meanwhile: the flow below has its own turns.
         held, self._held = self._held, None
@@ -153,7 +156,12 @@ class HoldingFlow(LayerFlow):
         if error is not None:
             self._error = error
             self.abort()
-        elif not self._paused:
+        else:
+            self._released()
+
+    def _released(self) -> None:
+        """From now on everything goes up as it comes."""
+        if not self._paused:
             self.lower.resume()
 
     def pause(self) -> None:

@@ -213,7 +213,7 @@ class Preconnection:
             raise EstablishmentError(
                 f"{role}() needs a Remote Endpoint", reason=Reason.INVALID_CONFIGURATION
             )
-        if timeout is not None:
+        if timeout is not None and timeout is not TIMEOUT:
             check_seconds("timeout", timeout)
         blueprint = self._blueprint(role)
         connection: Connection[Any] = Connection(blueprint, Group(blueprint.group_properties))

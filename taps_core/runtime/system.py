@@ -155,7 +155,7 @@ class System:
     @staticmethod
     def current() -> System:
         """The System of this context, else the default one, made on first use."""
-        systems = _current.get()
+        systems = _current.get() or _made
         return systems[0] if systems else _default()
 
     @contextlib.contextmanager
@@ -399,7 +399,7 @@ class System:
         if given is None:
             return ()
         if type(given) is str:
-            return (self.registry.framer(given),)
+            return ((self._registry or self.registry).framer(given),)
         if isinstance(given, str | FramerDefinition | type) or not isinstance(given, Iterable):
             given = (given,)
         return tuple(self._framer(each) for each in given)
@@ -520,6 +520,8 @@ class LoopRuntime:
         self.monitor: PathMonitor | None = None
         self.push = Push.of(loop)
         self._blueprints: dict[Any, Blueprint] = {}
+        #: The one of these that was asked for last, with its key.
+        self._latest: tuple[Any, Blueprint | None] = None, None
         self._team = Team()
         # Those of Listeners live as long as there is a handler, whoever has the Listener.
         self._teams: weakref.WeakSet[Team] = weakref.WeakSet((self._team,))
@@ -562,11 +564,16 @@ class LoopRuntime:
                 system.close_timeout,
                 system.event_log,
             )
+            latest, known = self._latest
+            # Most objects in it are the same: quicker than to hash them.
+            if known is not None and key == latest:
+                return known
             try:
                 known = self._blueprints.get(key)
             except TypeError:  # the value of a namespaced property cannot be hashed
                 key = known = None
             if known is not None:
+                self._latest = key, known
                 return known
         properties = properties.copy()
         if role == "initiate" and any(each.multicast_group is not None for each in remote):
@@ -678,10 +685,10 @@ class ClassDefinition(FramerDefinition):
         return hash(self._class)
 
 
+#: The default one, once it is made.
 _made: list[System] = []
 
 
 def _default() -> System:
-    if not _made:
-        _made.append(System())
+    _made.append(System())
     return _made[0]

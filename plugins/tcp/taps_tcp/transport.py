@@ -39,7 +39,7 @@ from taps_tcp.subflows import multipath_flow_for, open_multipath
 from taps_tcp.watching import flow_for
 
 if TYPE_CHECKING:
-    from taps_core.plugin import ConnectRequest, ListenRequest
+    from taps_core.plugin import ConnectRequest, ListenRequest, SocketAddress
     from taps_tcp.flow import TCPFlow
 
 __all__ = ["TCP"]
@@ -196,7 +196,9 @@ class TCP(Transport):
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 bind_socket(sock, local, family)
             data = b"" if request.early is None else fast_open.early_bytes(request)
-            there = socket_address(address, port, remote.interface)
+            there: SocketAddress = (address, port)
+            if family == socket.AF_INET6:
+                there = socket_address(address, port, remote.interface)
             taken = await connect_socket(loop, sock, there, data)
             if single:
                 flow = flow_for(sock, request.properties, remote=remote, single=single)

@@ -47,7 +47,6 @@ if TYPE_CHECKING:
         Flow,
         PartTuple,
         ReceiveError,
-        Receiver,
         SecurityParameters,
         SendRecord,
     )
@@ -285,11 +284,6 @@ class TLSFlow(HoldingFlow):
         except asyncio.CancelledError as error:
             raise error from unfinished(self._peer)
 
-    def _hear(self) -> None:
-        """Let the handshake go on."""
-        if self._news is not None:
-            self._news.fire()
-
     async def _judge(self) -> None:
         """Compare with the pins, and ask the application.
 
@@ -324,8 +318,8 @@ class TLSFlow(HoldingFlow):
 
     # -- down
 
-    def _release(self, receiver: Receiver) -> None:
-        super()._release(receiver)
+    def _released(self) -> None:
+        super()._released()
         self._look()
 
     def _look(self) -> None:
@@ -547,8 +541,8 @@ class TLSFlow(HoldingFlow):
             return
         for data, _, _ in parts:
             incoming.write(data)
-        if not self._shaken:
-            self._hear()
+        if self._news is not None:  # of the handshake
+            self._news.fire()
         elif self._deaf:
             incoming.read()  # of no interest, or not to be trusted
         else:
@@ -629,7 +623,8 @@ class TLSFlow(HoldingFlow):
     def _ended_below(self, error: Exception | None) -> None:
         if not self._shaken:
             self._ended = (error,)
-            self._hear()
+            if self._news is not None:
+                self._news.fire()
         elif error is None and not self._deaf and not self._ending:
             self._be_deaf()
             self._up("failed", truncated(self._peer), True)
