@@ -4,7 +4,7 @@ And in two ways over TLS: ours, once with sessions resumed and once without, and
 asyncio's own, which resumes none. And in NEATPy's way, which stands on ours.
 
 Each candidate connects to the peer and sends and receives frames (a length of four
-bytes before each), or bare bytes. What it is made of is imported when it connects,
+bytes before each), or bare bytes. What it is made of is imported when it connects first,
 so that a process holds one candidate only.
 """
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import importlib
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Self, cast
 
@@ -53,6 +54,12 @@ class Peer(NamedTuple):
     def told(self) -> list[str]:
         """Those words."""
         return [str(self.port), str(self.secure_port), self.certificate.hex()]
+
+
+@functools.cache
+def _module(name: str) -> Any:
+    """Imported once, as programs do at their top."""
+    return importlib.import_module(name)
 
 
 #: What is asked for where there are no frames.
@@ -116,7 +123,7 @@ class Ours(Candidate):
     @classmethod
     @contextlib.asynccontextmanager
     async def connect(cls, there: Peer, *, framed: bool = True) -> AsyncIterator[Candidate]:
-        import taps_core as taps
+        taps = _module("taps_core")
 
         port, security = cls.reach(there)
         preconnection = taps.Preconnection(
@@ -130,7 +137,7 @@ class Ours(Candidate):
     @classmethod
     def reach(cls, there: Peer) -> tuple[int, Any]:
         """Port, and Security Parameters."""
-        import taps_core as taps
+        taps = _module("taps_core")
 
         return there.port, taps.SecurityParameters.disabled()
 
@@ -358,11 +365,9 @@ class Anyio(Candidate):
     @classmethod
     @contextlib.asynccontextmanager
     async def connect(cls, there: Peer, *, framed: bool = True) -> AsyncIterator[Candidate]:
-        import anyio
-        import anyio.streams.buffered
-
+        anyio, buffered = _module("anyio"), _module("anyio.streams.buffered")
         async with await anyio.connect_tcp("127.0.0.1", there.port) as stream:
-            yield cls(stream, anyio.streams.buffered.BufferedByteReceiveStream(stream))
+            yield cls(stream, buffered.BufferedByteReceiveStream(stream))
 
     async def send(self, data: bytes) -> None:
         await self.stream.send(len(data).to_bytes(4) + data)

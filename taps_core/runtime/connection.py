@@ -239,7 +239,9 @@ class Connection(ReceivingHalf[T]):
             self._consider_paths()
         elif self._log is not None or blueprint.effective["multipath"] is not Multipath.DISABLED:
             self._consider_paths()
-        self._settle()
+        if self._waiting:
+            self._settle()
+        self._waiting = None
         flow.start(inbox)
         self._group.established(self)
         if self._early is not None:

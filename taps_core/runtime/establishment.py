@@ -349,14 +349,10 @@ async def load(blueprint: Blueprint) -> None:
 class _Secured:
     """A security layer as a connector."""
 
-    __slots__ = ("_layer", "_lower")
+    __slots__ = ("connect",)
 
     def __init__(self, layer: SecurityLayer, lower: Connector) -> None:
-        self._layer = layer
-        self._lower = lower
-
-    def connect(self, request: ConnectRequest) -> Coroutine[Any, Any, Flow]:
-        return self._layer.connect(self._lower, request)
+        self.connect = partial(layer.connect, lower)
 
 
 @lru_cache(maxsize=64)

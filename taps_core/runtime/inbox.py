@@ -265,7 +265,7 @@ class Inbox:
         """What is received comes from ``flow``; whether it comes as Messages."""
         self.flow = flow
         self.boundaries = boundaries
-        self._look()
+        self.flowing = boundaries and self.end is None and not self.paused
 
     def _look(self) -> None:
         self.flowing = self.boundaries and self.end is None and not self.paused

@@ -333,6 +333,8 @@ def configure(
     if properties is not known:
         options = tuple(_asked(properties))
         _latest = properties, options
+    if not options:
+        return []
     return [name for name, setter in options if not _works(setter, sock, properties)]
 
 

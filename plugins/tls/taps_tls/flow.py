@@ -141,7 +141,7 @@ class TLSFlow(HoldingFlow):
         resumes: bool = False,
     ) -> None:
         # None: whoever asks for ``hello`` sets it before ``shake``.
-        super().__init__(cast("Flow", lower))
+        super().__init__(lower)  # type: ignore[arg-type]  # see above
         self._settings = settings
         self._security = security
         self._peer = peer
@@ -319,7 +319,8 @@ class TLSFlow(HoldingFlow):
     # -- down
 
     def _released(self) -> None:
-        super()._released()
+        if not self._paused:
+            self.lower.resume()
         self._look()
 
     def _look(self) -> None:

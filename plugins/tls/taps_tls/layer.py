@@ -155,9 +155,6 @@ class TLS(SecurityLayer):
         protection=Protection(protocols=("TLSv1.3", "TLSv1.2")),
     )
 
-    def __init__(self) -> None:
-        self._made: Contexts[Settings] | None = None
-
     def availability(self) -> Availability:
         """Not where Python was built without OpenSSL."""
         if importlib.util.find_spec("_ssl") is not None:
@@ -315,10 +312,8 @@ class TLS(SecurityLayer):
 
         return TLSFlow
 
-    @property
+    @functools.cached_property
     def _contexts(self) -> Contexts[Settings]:
-        if self._made is None:
-            from taps_tls.contexts import Contexts, tls_settings
+        from taps_tls.contexts import Contexts, tls_settings
 
-            self._made = Contexts(tls_settings)
-        return self._made
+        return Contexts(tls_settings)
