@@ -220,6 +220,9 @@ class Connection(ReceivingHalf[T]):
         self._stack = stack
         self._down = flow.send
         self._through_down = flow.write_through
+        # Whoever waited for this goes on in a turn that has begun: what is sent in it leaves
+        # together, and with what a handshake has still to say.
+        self._through = self.accepted
         self._flush_down = flow.flush
         self._objects = stack.takes_objects
         inbox = self._inbox

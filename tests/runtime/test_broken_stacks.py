@@ -84,6 +84,10 @@ def test_a_send_that_a_stack_falls_over_fails_alone(
     transport = Breaking(memory_network, method)
 
     async def scenario(client: taps.Connection[Any], server: taps.Connection[Any]) -> None:
+        transport.armed = False
+        await client.send(b"before")  # what is sent first after Ready is not written through
+        assert (await server.receive_exactly(6)).data == b"before"
+        transport.armed = True
         with pytest.raises(taps.SendError, match="the stack failed: Bug: broken") as caught:
             await SENDS[method](client)
         assert caught.value.reason is taps.Reason.PROTOCOL_FAILED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 from typing import Any
 
@@ -131,6 +132,9 @@ def test_the_first_message_of_a_turn_leaves_at_once_and_the_others_together(
 ) -> None:
     async def main() -> None:
         async with play.connection() as (connection, flow):
+            await connection.send(b"turn before")
+            await turns()
+            flow.flushed.clear()
             for number in range(5):
                 await connection.send(b"%d" % number)
             assert flow.flushed == [[b"0"]]
@@ -138,6 +142,25 @@ def test_the_first_message_of_a_turn_leaves_at_once_and_the_others_together(
             assert flow.flushed == [[b"0"], [b"1", b"2", b"3", b"4"]]
             await connection.send(b"next turn")
             assert flow.flushed[2:] == [[b"next turn"]]
+
+    run(main)
+
+
+@pytest.mark.parametrize("wait", [True, False], ids=["waits", "goes on"])
+def test_what_is_sent_first_after_ready_leaves_together(
+    run: Any, play: Any, turns: Any, wait: bool
+) -> None:
+    async def main() -> None:
+        async with play.connection() as (connection, flow):
+            await connection.send(b"hello")
+            await connection.send(b"question")
+            assert flow.flushed == []
+            if wait:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(connection.receive(), 0)
+            else:
+                await turns()
+            assert flow.flushed == [[b"hello", b"question"]]
 
     run(main)
 
