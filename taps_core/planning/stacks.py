@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from taps_core.model.layers import (
         Availability,
+        Connector,
         FramerDefinition,
         SecurityLayer,
         Transport,
@@ -149,6 +150,7 @@ class Stack:
         layers: Security layer and framers from the bottom up.
         name: Written from the application down, ``"line/TLS/TCP"``.
         capabilities: What the application gets.
+        connector: Of all layers, once one was needed; kept by whoever connects.
         bare: The same without the boundaries that framers find: what
             transport and security are by themselves.
         preserves_boundaries: Whether what comes up has Message boundaries.
@@ -162,6 +164,7 @@ class Stack:
         "_table",
         "bare",
         "capabilities",
+        "connector",
         "framers",
         "handshakes",
         "layers",
@@ -210,6 +213,7 @@ class Stack:
         self.handshakes = self.capabilities.connected or any(
             framer.handshakes for framer in self.framers
         )
+        self.connector: Connector | None = None
 
     @property
     def protocols(self) -> tuple[str, ...]:

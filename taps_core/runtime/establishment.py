@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from functools import lru_cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from taps_core.model.capabilities import DataUnit
@@ -37,7 +37,6 @@ __all__ = [
     "accept_now",
     "as_establishment_error",
     "connect_again",
-    "connector",
     "establish",
     "frame",
     "in_time",
@@ -237,7 +236,8 @@ async def _try(
     """The one leaf there is."""
     this = _Attempt(connection, leaf)
     loop, work = connection._loop, connection._work
-    attempt = this.connect(_ALONE, deadline, partial(_connected, report, attempts, loop))
+    connected = partial(_connected, report, attempts, loop)
+    attempt = partial(this.connect, _ALONE, deadline, connected)
     return this.won(await only(leaf, attempt, attempts, report.began, loop, report.tell, work))
 
 
@@ -287,7 +287,7 @@ class _Attempt:
             early=self._early,
             connected=connected,
         )
-        return connector(stack).connect(request)
+        return (stack.connector or _connector(stack)).connect(request)
 
     def won(self, flow: Flow) -> Won:
         """It is the one that is used."""
@@ -355,17 +355,17 @@ class _Secured:
         self.connect = partial(layer.connect, lower)
 
 
-@lru_cache(maxsize=64)
-def connector(stack: Stack) -> Connector:
+def _connector(stack: Stack) -> Connector:
     """The stack as one connector, for all attempts: each layer connects through the one below."""
     security, datagrams = stack.security, _datagrams(stack)
-    lower: Connector = stack.transport if security is None else _Noted(stack.transport)
+    made: Connector = stack.transport if security is None else _Noted(stack.transport)
     for layer in stack.layers:
         if layer is security:
-            lower = _Secured(layer, lower)
+            made = _Secured(layer, made)
         else:
-            lower = FramerConnector(layer, lower, datagrams=datagrams)  # type: ignore[arg-type]  # all others are framers
-    return lower
+            made = FramerConnector(layer, made, datagrams=datagrams)  # type: ignore[arg-type]  # all others are framers
+    stack.connector = made
+    return made
 
 
 def _datagrams(stack: Stack) -> bool:

@@ -131,7 +131,7 @@ async def race(
 
 async def only(
     leaf: Leaf,
-    attempt: Awaitable[Flow],
+    attempt: Callable[[], Awaitable[Flow]],
     attempts: list[Attempt],
     began: float,
     loop: asyncio.AbstractEventLoop,
@@ -142,7 +142,7 @@ async def only(
 
     Args:
         leaf: What is tried.
-        attempt: The attempt, not begun; else as for :func:`race`.
+        attempt: Makes the attempt; else as for :func:`race`.
         attempts: The report, to which it is added.
         began: When establishment began, in the loop's time.
         loop: That is running.
@@ -157,7 +157,7 @@ async def only(
     changed(record)
     outcome = "cancelled"
     try:
-        flow = await attempt
+        flow = await attempt()
         if not _is_flow(type(flow)):
             raise _no_flow(leaf, flow)
         outcome = "ready"

@@ -9,6 +9,7 @@ import gc
 import logging
 import random
 import selectors
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -111,6 +112,11 @@ def leaf(name: str, *, address: str = "192.0.2.1") -> Leaf:
 # -- the only attempt
 
 
+async def alone(leaf: Leaf, attempt: Callable[[Leaf], Any], attempts: list[Attempt]) -> Flow:
+    loop = asyncio.get_running_loop()
+    return await only(leaf, partial(attempt, leaf), attempts, now(), loop)
+
+
 def test_the_only_attempt_costs_neither_task_nor_timer() -> None:
     async def main() -> None:
         mine = asyncio.current_task()
@@ -127,7 +133,8 @@ def test_the_only_attempt_costs_neither_task_nor_timer() -> None:
 
         attempts: list[Attempt] = []
         assert isinstance(
-            await only(it, attempt(it), attempts, now(), asyncio.get_running_loop()), FakeFlow
+            await alone(it, attempt, attempts),
+            FakeFlow,
         )
         assert [(a.what, a.outcome) for a in attempts] == [("TCP to 192.0.2.1:7", "ready")]
 
@@ -143,7 +150,11 @@ def test_the_only_os_error_keeps_its_number_and_text() -> None:
         attempts: list[Attempt] = []
         with pytest.raises(EstablishmentError) as caught:
             await only(
-                leaf("TCP"), attempt(leaf("TCP")), attempts, now(), asyncio.get_running_loop()
+                leaf("TCP"),
+                partial(attempt, leaf("TCP")),
+                attempts,
+                now(),
+                asyncio.get_running_loop(),
             )
         error = caught.value
         assert str(error) == (
@@ -170,7 +181,11 @@ def test_the_only_taps_error_keeps_reason_and_detail() -> None:
 
         with pytest.raises(EstablishmentError, match="expired") as caught:
             await only(
-                leaf("TLS/TCP"), attempt(leaf("TLS/TCP")), [], now(), asyncio.get_running_loop()
+                leaf("TLS/TCP"),
+                partial(attempt, leaf("TLS/TCP")),
+                [],
+                now(),
+                asyncio.get_running_loop(),
             )
         assert caught.value.reason is Reason.POLICY_PROHIBITED
         assert caught.value.detail == "certificate-expired"
@@ -195,7 +210,11 @@ def test_cancelling_the_only_attempt_cancels_it_in_place() -> None:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.5):
                 await only(
-                    leaf("TCP"), attempt(leaf("TCP")), attempts, now(), asyncio.get_running_loop()
+                    leaf("TCP"),
+                    partial(attempt, leaf("TCP")),
+                    attempts,
+                    now(),
+                    asyncio.get_running_loop(),
                 )
         assert cancelled == ["attempt"]
         assert now() == 0.5
@@ -398,7 +417,7 @@ def test_a_bug_in_the_only_attempt_is_an_establishment_error_with_its_cause(
             raise KeyError("connection_id")
 
         with pytest.raises(EstablishmentError, match="KeyError: 'connection_id'") as caught:
-            await only(leaf("QUIC"), attempt(leaf("QUIC")), [], now(), asyncio.get_running_loop())
+            await alone(leaf("QUIC"), attempt, [])
         assert isinstance(caught.value.__cause__, KeyError)
 
     run(main)
@@ -414,7 +433,13 @@ def test_a_cancellation_that_a_plugin_lost_is_a_failed_attempt(number: int) -> N
 
         with pytest.raises(EstablishmentError, match="cancelled from within"):
             if number == 1:
-                await only(leaf("TCP"), attempt(leaf("TCP")), [], now(), asyncio.get_running_loop())
+                await only(
+                    leaf("TCP"),
+                    partial(attempt, leaf("TCP")),
+                    [],
+                    now(),
+                    asyncio.get_running_loop(),
+                )
             else:
                 await race(RacePlanner([leaf("TCP") for _ in range(number)]), attempt)
 

@@ -321,7 +321,7 @@ def configure(
         hop_limit: TTL or Hop Limit of what is sent; ``None``: the system's.
 
     Returns:
-        The properties whose options were refused.
+        The properties whose options were refused, or that this system has none for.
 
     Raises:
         OSError: The hop limit cannot be set.
