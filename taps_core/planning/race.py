@@ -412,7 +412,20 @@ class RacePlanner:
             return node.begun == 0 and node.children[0].key == 0
         if node is self._root and self._is_barred(node):
             return False
-        return node.timer <= now or node.stuck
+        return node.timer <= now or (node.stuck and not self._is_held_back(node))
+
+    def _is_held_back(self, node: _Node) -> bool:
+        """Whether the next child proves nothing, and something late beside it still may."""
+        if not node.children[node.begun].silent:
+            return False
+        while node.parent is not None and node.parent is not self._root:
+            child, node = node, node.parent
+            siblings = node.children[: node.begun]
+            if siblings[0].silent:
+                continue  # it, or what is like it, came first
+            if any(not (each is child or each.silent or each.failed) for each in siblings):
+                return True
+        return False
 
     def _is_barred(self, root: _Node) -> bool:
         """Whether all that is left is plaintext, where that is no answer."""

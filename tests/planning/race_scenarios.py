@@ -475,4 +475,10 @@ SCENARIOS: Final[Sequence[Scenario]] = [
         "4a@0 6a@250 UDP:4a@400 → UDP:4a=400",
         late=[(100, [a("6a", fails=150)], False)],
     ),
+    Scenario(
+        "further addresses of UDP wait for late ones of TCP, though UDP has begun",
+        [a("6a", fails=100), *on("UDP", a("6a", fails=100))],
+        "6a@0 UDP:6a@100 4a@120 UDP:4a@420 → UDP:4a=420",
+        late=[(120, [a("4a", fails=300), *on("UDP", a("4a", ready=0))], False)],
+    ),
 ]
