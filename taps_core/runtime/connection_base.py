@@ -154,7 +154,7 @@ class ConnectionBase(ABC, Generic[T]):
         self._warned = False
         self._logged_unhandled = False
         group.join(self)  # type: ignore[arg-type]  # only Connections are made
-        blueprint.runtime.connections.add(self)  # type: ignore[arg-type]  # likewise
+        blueprint.runtime.connections.add(self)  # type: ignore[arg-type]  # only Connections are made
 
     @abstractmethod
     def _abort(self, error: ConnectionError) -> None:

@@ -392,7 +392,7 @@ class StreamFlow(Flow, asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The loop took the socket."""
-        self._transport = transport  # type: ignore[assignment]  # of a stream
+        self._transport = transport  # type: ignore[assignment]  # of a stream, as the socket is one
         self._write = self._transport.write
         self._transport.set_write_buffer_limits(high=HIGH_WATER)
         # uvloop's gather by themselves.

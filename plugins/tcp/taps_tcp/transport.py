@@ -245,7 +245,7 @@ class _Socket(socket.socket):
     __slots__ = ()
 
     family = socket.SocketType.family  # type: ignore[assignment]  # the same numbers
-    type = socket.SocketType.type  # type: ignore[assignment]  # likewise
+    type = socket.SocketType.type  # type: ignore[assignment]  # the same numbers
 
 
 def _release(sock: socket.socket | None) -> None:

@@ -141,7 +141,7 @@ class TLSFlow(HoldingFlow):
         resumes: bool = False,
     ) -> None:
         # None: whoever asks for ``hello`` sets it before ``shake``.
-        super().__init__(lower)  # type: ignore[arg-type]  # see above
+        super().__init__(lower)  # type: ignore[arg-type]  # None until just before ``shake``
         self._settings = settings
         self._security = security
         self._peer = peer
